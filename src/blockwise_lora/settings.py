@@ -1,0 +1,8 @@
+"""Kedro's settings for this project."""
+
+# An environment's file changes single values inside a parameter group, not the whole group.
+CONFIG_LOADER_ARGS = {
+    "base_env": "base",
+    "default_run_env": "local",
+    "merge_strategy": {"parameters": "soft"},
+}
