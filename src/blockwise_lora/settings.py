@@ -1,5 +1,9 @@
 """Kedro's settings for this project."""
 
+from blockwise_lora.hooks import ParameterHooks, TrackingHooks
+
+HOOKS = (ParameterHooks(), TrackingHooks())
+
 # An environment's file changes single values inside a parameter group, not the whole group.
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

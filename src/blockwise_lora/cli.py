@@ -1,0 +1,91 @@
+"""The command line: Kedro's own `run`, with the user's mistakes told in plain words.
+
+Commands here are commands of `kedro` inside the project (`kedro run`, `kedro results`) and of
+`blockwise-lora`, which also works below the project's folder.
+"""
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from kedro.framework.cli.project import run as kedro_run
+from kedro.framework.startup import bootstrap_project
+from kedro.utils import find_kedro_project
+
+from blockwise_lora.errors import UserError
+from blockwise_lora.tracking import Tracker
+
+RESULTS = {
+    "picture grid": "data/08_reporting/grid.png",
+    "report (open it in a browser)": "data/08_reporting/report.html",
+    "table of scores": "data/08_reporting/evaluation.csv",
+    "the same for programs": "data/08_reporting/evaluation.json",
+    "adapters": "data/06_models/<variant>/<concept>/",
+}
+
+
+@click.group(name="blockwise-lora", context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Train adapters on chosen blocks, stack them, compare."""
+
+
+class PlainErrors(click.Command):
+    """A command whose `UserError`s are shown without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; exit with status 1 after a user's mistake."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            mistake = user_error(error)
+            if mistake is None:
+                raise
+            logging.getLogger(__name__).debug("traceback", exc_info=True)
+            click.secho(f"\nError: {mistake}", fg="red", err=True)
+            sys.exit(1)
+
+
+def user_error(error: BaseException | None) -> UserError | None:
+    """The user's mistake behind an error: Kedro wraps what datasets raise in its own."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+run = PlainErrors("run", params=kedro_run.params, callback=kedro_run.callback, help=kedro_run.help)
+cli.add_command(run)
+
+
+@cli.command()
+def results() -> None:
+    """Say where the last comparison is."""
+    project = find_kedro_project(Path.cwd()) or Path.cwd()
+    click.echo("\nWhere to look:")
+    for what, place in RESULTS.items():
+        mark = "" if "<" in place or (project / place).exists() else "   (not there yet)"
+        click.echo(f"  {what:<32}{place}{mark}")
+    click.echo(f"  {'every run, in MLflow':<32} make mlflow")
+    click.echo(f"  {'the pipelines, in a browser':<32} make viz")
+
+
+@cli.command()
+@click.option("--port", default=5000, show_default=True, help="Port on this machine.")
+def mlflow(port: int) -> None:
+    """Show every run in MLflow's web page, to this machine alone."""
+    project = find_kedro_project(Path.cwd()) or Path.cwd()
+    uri = Tracker(project, "", "").uri
+    click.echo(f"{uri}\nhttp://127.0.0.1:{port} in about 20 seconds; Ctrl-C ends it")
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
+    sys.exit(subprocess.call([*command, "--host", "127.0.0.1", "--port", str(port)]))
+
+
+def main() -> None:
+    """Entry point of `blockwise-lora` and of `python -m blockwise_lora`."""
+    project = find_kedro_project(Path.cwd())
+    if project is None:
+        sys.exit("Error: no Kedro project here: run this in the project's folder or below it")
+    bootstrap_project(project)
+    cli()

@@ -1,0 +1,151 @@
+"""What happens around the nodes: parameters are checked before, results are recorded after."""
+
+import difflib
+import logging
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from kedro.config import OmegaConfigLoader
+from kedro.framework.hooks import hook_impl
+
+from blockwise_lora.errors import UserError
+from blockwise_lora.parameters import typed
+from blockwise_lora.recording import RECORDED, Recorder
+from blockwise_lora.tracking import Tracker, TrackingConfig, invocation_name
+
+logger = logging.getLogger(__name__)
+
+
+class ParameterHooks:
+    """Refuse `--params` that nothing would read, before anything is loaded."""
+
+    @hook_impl
+    def after_context_created(self, context: Any) -> None:
+        """Check the overrides against the configuration.
+
+        Raises:
+            UserError: a name that the configuration lacks, or a variant that is not defined.
+        """
+        given = dict(context.config_loader.runtime_params or {})
+        if given:
+            check_overrides(given, _parameters_alone(context.config_loader))
+
+
+def check_overrides(given: dict[str, Any], parameters: dict[str, Any]) -> None:
+    """Check the names in `--params` against the configuration's own parameters.
+
+    Kedro takes any name, so that `--params charcter.blocks=...` would change nothing and say
+    nothing. Names further down are checked by the node that turns a group into its dataclass.
+
+    Args:
+        given: what `--params` set, nested.
+        parameters: the parameters without it.
+
+    Raises:
+        UserError: listing each unknown name with the nearest known one.
+    """
+    lines = [
+        f"--params {name}: unknown parameter{_near(name, parameters)}"
+        for name in given
+        if name not in parameters
+    ]
+    variant, variants = given.get("variant"), parameters.get("variants", {})
+    if variant is not None and variant not in variants:
+        lines.append(
+            f"--params variant={variant}: not among {', '.join(variants)}; define it under "
+            "`variants` in conf/base/parameters_variants.yml"
+        )
+    if lines:
+        raise UserError("\n".join(lines))
+
+
+def _parameters_alone(loader: OmegaConfigLoader) -> dict[str, Any]:
+    """The parameters as the files give them, without `--params`."""
+    plain = OmegaConfigLoader(
+        conf_source=loader.conf_source,
+        env=loader.env,
+        base_env=loader.base_env,
+        default_run_env=loader.default_run_env,
+        merge_strategy=loader.merge_strategy,
+    )
+    return plain["parameters"]
+
+
+def _near(name: str, choices: Any) -> str:
+    close = difflib.get_close_matches(name, list(choices), n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(choices)}"
+
+
+def _never_fatal(method: Callable[..., None]) -> Callable[..., None]:
+    """A failure to record costs a warning and the rest of the record, never the run."""
+
+    @wraps(method)
+    def guarded(self: "TrackingHooks", *args: Any, **kwargs: Any) -> None:
+        try:
+            method(self, *args, **kwargs)
+        except Exception as error:
+            logger.warning(
+                "MLflow does not record this run: %s. The results are not touched by this; to do "
+                "without MLflow, set tracking.enabled: false.",
+                str(error).splitlines()[0] if str(error) else type(error).__name__,
+            )
+            logger.debug("while recording", exc_info=True)
+            self.recorder = None
+
+    return guarded
+
+
+class TrackingHooks:
+    """Record what the nodes save, as soon as it is saved."""
+
+    recorder: Recorder | None = None
+
+    @hook_impl
+    def after_context_created(self, context: Any) -> None:
+        """Keep what only the context knows: the parameters and the project's folder."""
+        self._parameters = context.params
+        self._project = Path(context.project_path)
+
+    # The arguments' names are how pluggy knows which ones to pass, also through the guard.
+    @hook_impl
+    def before_pipeline_run(self, run_params: dict, pipeline: Any, catalog: Any) -> None:
+        """Begin or resume the variant's run, where there will be something to record."""
+        self.recorder = None
+        config = typed(TrackingConfig, self._parameters.get("tracking"), "tracking")
+        names = pipeline.all_outputs()
+        if config.enabled and any(name.split(".")[-1] in RECORDED for name in names):
+            self._begin(config, names, catalog)
+
+    @_never_fatal
+    def _begin(self, config: TrackingConfig, names: set[str], catalog: Any) -> None:
+        tracker = Tracker(self._project, config.experiment, invocation_name())
+        self.recorder = Recorder(tracker, catalog, self._parameters, self._project)
+        self.recorder.begin(names)
+
+    @hook_impl
+    def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
+        """Record one result."""
+        if self.recorder:
+            self._record(dataset_name, data)
+
+    @_never_fatal
+    def _record(self, dataset_name: str, data: Any) -> None:
+        self.recorder.record(dataset_name, data)
+
+    @hook_impl
+    def after_pipeline_run(self) -> None:
+        """End the runs."""
+        self._end("FINISHED")
+
+    @hook_impl
+    def on_pipeline_error(self, error: Exception) -> None:
+        """End the runs as failed."""
+        self._end("FAILED")
+
+    @_never_fatal
+    def _end(self, status: str) -> None:
+        if self.recorder:
+            self.recorder.end(status)
+            self.recorder = None
