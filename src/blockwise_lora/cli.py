@@ -67,8 +67,8 @@ def results() -> None:
     for what, place in RESULTS.items():
         mark = "" if "<" in place or (project / place).exists() else "   (not there yet)"
         click.echo(f"  {what:<32}{place}{mark}")
-    click.echo(f"  {'every run, in MLflow':<32} make mlflow")
-    click.echo(f"  {'the pipelines, in a browser':<32} make viz")
+    click.echo(f"  {'every run, in MLflow':<32}make mlflow")
+    click.echo(f"  {'the pipelines, in a browser':<32}make viz")
 
 
 @cli.command()

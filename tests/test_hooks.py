@@ -1,0 +1,83 @@
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from kedro.config import OmegaConfigLoader
+from kedro.io import DataCatalog
+from kedro.pipeline import Pipeline, node
+
+from blockwise_lora.errors import UserError
+from blockwise_lora.hooks import ParameterHooks, TrackingHooks, check_overrides
+from blockwise_lora.settings import CONFIG_LOADER_ARGS
+
+CONF = Path(__file__).parents[1] / "conf"
+PARAMETERS = {"character": {}, "variant": "lora", "variants": {"lora": {}, "locon": {}}}
+
+
+def test_overrides_that_exist_pass():
+    check_overrides({"character": {"blocks": "all"}, "variant": "locon"}, PARAMETERS)
+
+
+def test_every_wrong_override_is_named_with_a_remedy():
+    with pytest.raises(UserError) as caught:
+        check_overrides({"charcter": {"blocks": "all"}, "variant": "loca"}, PARAMETERS)
+    assert "charcter: unknown parameter; did you mean 'character'?" in str(caught.value)
+    assert "variant=loca: not among lora, locon; define it" in str(caught.value)
+
+
+def context(tmp_path: Path, parameters: dict, **runtime) -> SimpleNamespace:
+    loader = OmegaConfigLoader(
+        conf_source=str(CONF), env="base", runtime_params=runtime, **CONFIG_LOADER_ARGS
+    )
+    return SimpleNamespace(config_loader=loader, params=parameters, project_path=tmp_path)
+
+
+def test_the_hook_reads_the_files_without_the_overrides(tmp_path):
+    hook = ParameterHooks()
+    hook.after_context_created(context(tmp_path, {}, character={"blocks": "out1"}, seed=1))
+    with pytest.raises(UserError, match=r"--params sead: .*'seed'"):
+        hook.after_context_created(context(tmp_path, {}, sead=1))
+
+
+def training() -> Pipeline:
+    return Pipeline([node(lambda: 1, None, "character.adapter", name="train")])
+
+
+def started(tmp_path: Path, pipeline: Pipeline, **tracking) -> TrackingHooks:
+    hooks = TrackingHooks()
+    parameters = {"tracking": tracking, "variant": "lora", "variants": {"lora": {"style": {}}}}
+    hooks.after_context_created(context(tmp_path, parameters))
+    hooks.before_pipeline_run({}, pipeline, DataCatalog())
+    return hooks
+
+
+def test_nothing_is_recorded_when_told_so_or_for_other_pipelines(tmp_path):
+    assert started(tmp_path, training(), enabled=False).recorder is None
+    curation = Pipeline([node(lambda: 1, None, "character.curated", name="curate")])
+    assert started(tmp_path, curation).recorder is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_cannot_be_had_costs_a_warning(tmp_path, caplog):
+    (tmp_path / "mlruns").write_text("a file where the folder should be")
+    with caplog.at_level(logging.WARNING, logger="blockwise_lora"):
+        hooks = started(tmp_path, training())
+    hooks.after_dataset_saved("character.adapter", 1)
+    hooks.after_pipeline_run()
+    assert "MLflow does not record this run" in caplog.text
+    assert "tracking.enabled: false" in caplog.text
+
+
+def test_a_failure_midway_costs_a_warning(tmp_path, caplog):
+    hooks = started(tmp_path, training())
+    assert hooks.recorder is not None
+    hooks.after_dataset_saved("character.loss", "not a table")
+    assert hooks.recorder is None
+    assert "MLflow does not record this run" in caplog.text
+    hooks.on_pipeline_error(RuntimeError())
+
+
+def test_a_wrong_parameter_is_the_users_to_mend(tmp_path):
+    with pytest.raises(UserError, match=r"tracking\.enable: unknown parameter; did you mean"):
+        started(tmp_path, training(), enable=True)

@@ -1,0 +1,113 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from blockwise_lora.tracking import Tracker, flatten, invocation_name, store_folder
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    """One store for all tests here: making its tables takes seconds."""
+    return tmp_path_factory.mktemp("project")
+
+
+def tracker(project: Path, invocation: str) -> Tracker:
+    return Tracker(project, "experiment", invocation)
+
+
+def test_flatten():
+    nested = {"character": {"blocks": "all", "more": {}}, "seed": 0, "prompts": [{"text": "a"}]}
+    flat = {"character.blocks": "all", "character.more": {}, "seed": 0, "prompts": [{"text": "a"}]}
+    assert flatten(nested) == flat
+
+
+def test_the_store_is_the_projects_even_in_a_copy_that_dvc_made(tmp_path):
+    assert store_folder(tmp_path) == tmp_path / "mlruns"
+    assert store_folder(tmp_path / ".dvc" / "tmp" / "exps" / "tmpabc") == tmp_path / "mlruns"
+
+
+def test_the_uri_is_absolute_and_the_environment_wins(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    expected = f"sqlite:///{(tmp_path / 'mlruns' / 'mlflow.db').as_posix()}"
+    assert Tracker(Path(), "e", "i").uri == expected
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    assert Tracker(Path(), "e", "i").uri == "http://127.0.0.1:1"
+
+
+def test_invocation(monkeypatch):
+    monkeypatch.setenv("BLOCKWISE_LORA_INVOCATION", "make run 1")
+    assert invocation_name() == "make run 1"
+    monkeypatch.delenv("BLOCKWISE_LORA_INVOCATION")
+    assert invocation_name().startswith("kedro run ")
+
+
+def test_a_variant_s_record(project, tmp_path):
+    record = tracker(project, "it's one")
+    run = record.start("lora", {"mask.character": "all+in0:0"})
+    record.log_parameters(run, {"character.rank": 8, **{f"p{i}": i for i in range(150)}})
+    record.log_parameters(run, {"character.rank": 16, "seed": 1})  # MLflow would refuse a change
+    record.log_series(run, "character.loss", [(step, 1 / (step + 1)) for step in range(1200)])
+    record.log_scores(run, {"both.identity": 0.5})
+    (tmp_path / "grid.png").write_bytes(b"png")
+    record.log_path(run, tmp_path / "grid.png", "comparison")
+    record.log_path(run, tmp_path, "samples")
+    record.close()
+
+    client = MlflowClient(record.uri)
+    seen = client.get_run(run)
+    assert seen.info.status == "FINISHED"
+    assert seen.data.tags["mask.character"] == "all+in0:0"
+    assert seen.data.tags["mlflow.parentRunId"] == record.parent
+    assert seen.data.params["character.rank"] == "8"
+    assert seen.data.params["seed"] == "1"
+    assert seen.data.params["p149"] == "149"
+    assert seen.data.metrics["both.identity"] == 0.5
+    curve = client.get_metric_history(run, "character.loss")
+    assert len(curve) == 1200
+    assert [a.path for a in client.list_artifacts(run)] == ["comparison", "samples"]
+    assert client.get_run(record.parent).data.tags["invocation"] == "its one"
+
+
+def test_runs_of_one_invocation_share_a_parent(project):
+    first, second, other = (tracker(project, name) for name in ("two", "two", "three"))
+    assert first.parent == second.parent != other.parent
+
+
+def test_find_is_by_all_tags_and_takes_the_newest(project):
+    one, two = tracker(project, "four"), tracker(project, "five")
+    one.start("locon", {"adapter.style.sha256": "a"})
+    newest = two.start("locon", {"adapter.style.sha256": "a"})
+    assert one.find("locon", {"adapter.style.sha256": "a"}) == newest
+    assert one.find("locon", {"adapter.style.sha256": "a"}, here=True) != newest
+    assert one.find("locon", {"adapter.style.sha256": "b"}) is None
+    assert one.find("own", {}) is None
+
+
+def test_processes_that_start_at_once_make_one_sound_store(tmp_path):
+    code = (
+        "from pathlib import Path; from blockwise_lora.tracking import Tracker;"
+        f"t = Tracker(Path({str(tmp_path)!r}), 'e', 'together');"
+        "t.start('lora', {}); t.close(); print(t.parent)"
+    )
+    command = [sys.executable, "-c", code]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    parents = {process.communicate(timeout=120)[0].strip() for process in started}
+    assert [process.returncode for process in started] == [0, 0]
+    assert len(parents) == 1
+    record = tracker(tmp_path, "later")
+    (experiment,) = record.client.search_experiments(filter_string="name = 'e'")
+    assert len(record.client.search_runs([experiment.experiment_id])) == 3
+
+
+def test_a_process_that_ends_early_leaves_no_run_open(project):
+    code = (
+        "from pathlib import Path; from blockwise_lora.tracking import Tracker;"
+        f"print(Tracker(Path({str(project)!r}), 'experiment', 'six').start('lora', {{}}));"
+        "raise KeyboardInterrupt"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    run = done.stdout.strip()
+    assert tracker(project, "six").client.get_run(run).info.status == "KILLED"
