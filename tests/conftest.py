@@ -1,6 +1,8 @@
 """Fixtures that several packages' tests share."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -30,3 +32,35 @@ def make_unet() -> Callable[..., UNet2DConditionModel]:
 def tiny_unet(make_unet: Callable[..., UNet2DConditionModel]) -> UNet2DConditionModel:
     """A new small U-Net with the same weights every time; tests may change it."""
     return make_unet()
+
+
+@pytest.fixture(scope="session")
+def judge_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of small CLIP and DINO judges with random weights, in the shipped files' format."""
+    import open_clip
+    from safetensors.torch import save_file
+    from timm.models.vision_transformer import VisionTransformer
+
+    from blockwise_lora.emoji.captions import CONTEXT_LENGTH, train_tokenizer
+
+    root = tmp_path_factory.mktemp("judges")
+    clip, dino = root / "clip", root / "dino"
+    tokenizer = train_tokenizer(["cat face, grinning", "dog, in a zkc style"], clip)
+    look = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+    vision = {"layers": 2, "width": 64, "head_width": 32, "patch_size": 16, "image_size": 64}
+    text = {"context_length": CONTEXT_LENGTH, "vocab_size": len(tokenizer), "width": 32}
+    text |= {"heads": 2, "layers": 2}
+    model_cfg = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+    kwargs = {"img_size": 64, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3}
+    kwargs |= {"num_classes": 0}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        clip_model, dino_model = open_clip.CLIP(**model_cfg), VisionTransformer(**kwargs)
+    clip_config = {"model_cfg": model_cfg, "preprocess_cfg": look | {"size": 64}}
+    dino_config = {"architecture": "vision_transformer", **kwargs, **look}
+    dino.mkdir()
+    (clip / "open_clip_config.json").write_text(json.dumps(clip_config))
+    (dino / "config.json").write_text(json.dumps(dino_config))
+    save_file(clip_model.half().state_dict(), clip / "open_clip_model.safetensors")
+    save_file(dino_model.half().state_dict(), dino / "model.safetensors")
+    return {"clip": clip, "dino": dino}

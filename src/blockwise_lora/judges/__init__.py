@@ -1,0 +1,1 @@
+"""Judges: models that turn pictures into vectors, and the protocol that turns those into scores."""

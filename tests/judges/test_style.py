@@ -1,0 +1,54 @@
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from blockwise_lora.judges.dino import load_dino
+from blockwise_lora.judges.style import StyleSpace, style_statistics, token_statistics
+
+
+def test_statistics_are_means_and_deviations_per_channel():
+    tokens = torch.tensor([[[1.0, 10.0], [3.0, 10.0]]])
+    assert token_statistics(tokens).tolist() == [[2.0, 10.0, 1.0, 0.0]]
+
+
+def test_statistics_forget_where_the_patches_are():
+    tokens = torch.randn(2, 9, 4)
+    shuffled = tokens[:, torch.randperm(9)]
+    assert torch.allclose(token_statistics(tokens), token_statistics(shuffled), atol=1e-6)
+
+
+def test_groups_weigh_the_same_however_large():
+    many, few = np.full((30, 2), 1.0), np.full((2, 2), 3.0)
+    space = StyleSpace.around(many, few)
+    assert np.allclose(space.centre, 2)
+    assert np.allclose(space.scale, 1)
+
+
+def test_vectors_have_unit_length_and_the_centre_is_no_trouble():
+    space = StyleSpace.around(np.eye(4))
+    vectors = space.vectors(np.vstack([np.eye(4), space.centre[None]]))
+    assert np.allclose(np.linalg.norm(vectors[:4], axis=1), 1, atol=1e-6)
+    assert np.allclose(vectors[4], 0)
+
+
+def shape(kind: str, outlined: bool, corner: int) -> Image.Image:
+    picture = Image.new("RGB", (64, 64), "white")
+    draw = getattr(ImageDraw.Draw(picture), kind)
+    box = (corner, corner, corner + 36, corner + 36)
+    draw(box, outline="black", width=3) if outlined else draw(box, fill=(200, 60, 60))
+    return picture
+
+
+def test_the_same_hand_is_nearer_than_the_same_thing(judge_folders):
+    pictures = [
+        shape(kind, outlined, corner)
+        for outlined in (True, False)
+        for kind in ("ellipse", "rectangle")
+        for corner in (8, 16)
+    ]
+    statistics = style_statistics(load_dino(judge_folders["dino"]), pictures)
+    vectors = StyleSpace.around(statistics[:4], statistics[4:]).vectors(statistics)
+    cosines = vectors @ vectors.T
+    same_hand = cosines[:2, 2:4].mean()  # circles and squares, outlined
+    same_thing = cosines[:2, 4:6].mean()  # circles, outlined and filled
+    assert same_hand > same_thing + 0.2
