@@ -1,15 +1,10 @@
 """Adapters: what one is, attaching it to a U-Net, its strength, its files."""
 
-from blockwise_lora.adapters.attach import (
-    Attached,
-    attach,
-    attached_names,
-    detach,
-    trainable_parameters,
-)
+from blockwise_lora.adapters.attach import Attached, attach, detach, trainable_parameters
 from blockwise_lora.adapters.errors import AdapterError
 from blockwise_lora.adapters.factors import Factors
 from blockwise_lora.adapters.files import Adapter, load_adapter, read_adapter, save_adapter
+from blockwise_lora.adapters.layers import attached_names
 from blockwise_lora.adapters.norms import block_norms
 from blockwise_lora.adapters.plan import Plan
 from blockwise_lora.adapters.spec import AdapterSpec

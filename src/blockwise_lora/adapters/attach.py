@@ -1,23 +1,22 @@
-"""Attaching adapters to a U-Net through PEFT, and taking them off again.
-
-PEFT is asked in the one way that is right for masks: full module names as targets, and each
-deviating rank and alpha under the anchored, escaped module name (an unanchored key also matches
-longer names, a bare block prefix matches nothing).
-"""
+"""Attaching adapters to a U-Net through PEFT, and taking them off again."""
 
 import hashlib
 import math
 import re
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from peft import LoraConfig
-from peft.tuners.lora import LoraLayer
 from torch import nn
 
+from blockwise_lora.adapters.config import lora_config
 from blockwise_lora.adapters.errors import AdapterError
+from blockwise_lora.adapters.layers import (
+    activate,
+    adapted_layers,
+    attached_names,
+    lora_layers,
+    require_attached,
+)
 from blockwise_lora.adapters.plan import LayerPlan, Plan
 from blockwise_lora.adapters.spec import AdapterSpec
 from blockwise_lora.blocks.structure import BlockMap
@@ -68,8 +67,7 @@ def attach(unet: nn.Module, spec: AdapterSpec, name: str, generator: torch.Gener
     layers = dict(adapted_layers(unet, name))
     with torch.no_grad():
         for step in plan.layers:
-            weight = layers[step.name].lora_A[name].weight
-            weight.copy_(_initial_a(step, seed))
+            layers[step.name].lora_A[name].weight.copy_(_initial_a(step, seed))
             layers[step.name].lora_B[name].weight.zero_()
     return Attached(name, spec, plan.ranks, plan.parameters, plan.empty_blocks)
 
@@ -84,25 +82,6 @@ def detach(unet: nn.Module, name: str) -> None:
     _remove(unet, name)
 
 
-def attached_names(unet: nn.Module) -> tuple[str, ...]:
-    """The names of all adapters in a U-Net, in the order in which they came."""
-    return tuple(getattr(unet, "peft_config", {}))
-
-
-def require_attached(unet: nn.Module, name: str) -> None:
-    """Raise an `AdapterError` if the U-Net has no adapter of this name."""
-    if name not in attached_names(unet):
-        known = ", ".join(attached_names(unet)) or "none"
-        raise AdapterError(f"no adapter {name!r} in this U-Net; attached: {known}")
-
-
-def adapted_layers(unet: nn.Module, name: str) -> Iterator[tuple[str, LoraLayer]]:
-    """Module name and PEFT layer of every layer that the adapter `name` touches."""
-    for module_name, module in unet.named_modules():
-        if isinstance(module, LoraLayer) and name in module.lora_A:
-            yield module_name, module
-
-
 def trainable_parameters(unet: nn.Module, name: str) -> list[nn.Parameter]:
     """The adapter's A and B of every layer, in the model's order.
 
@@ -115,28 +94,6 @@ def trainable_parameters(unet: nn.Module, name: str) -> list[nn.Parameter]:
         for _, layer in adapted_layers(unet, name)
         for factor in (layer.lora_A, layer.lora_B)
     ]
-
-
-def lora_config(layers: tuple[LayerPlan, ...]) -> LoraConfig:
-    """PEFT's configuration for these layers; what most of them share is its default.
-
-    It is made anew on each call, since PEFT rewrites the configurations that it is given.
-    """
-    rank = Counter(layer.rank for layer in layers).most_common(1)[0][0]
-    alpha = Counter(layer.alpha for layer in layers).most_common(1)[0][0]
-    return LoraConfig(
-        r=rank,
-        lora_alpha=_number(alpha),
-        target_modules=[layer.name for layer in layers],
-        rank_pattern={anchored(x.name): x.rank for x in layers if x.rank != rank},
-        # Without this a layer of another rank would keep the common alpha, and change its scale.
-        alpha_pattern={anchored(x.name): _number(x.alpha) for x in layers if x.alpha != alpha},
-    )
-
-
-def anchored(module_name: str) -> str:
-    """The pattern by which PEFT finds this module and no other."""
-    return "^" + re.escape(module_name)
 
 
 def inject(unet: nn.Module, plan: Plan, name: str) -> None:
@@ -171,10 +128,12 @@ def _initial_a(step: LayerPlan, seed: int) -> torch.Tensor:
 
 
 def _remove(unet: nn.Module, name: str) -> None:
-    for module_name, layer in list(adapted_layers(unet, name)):
-        # PEFT activates another adapter in place of the removed one: keep to what was active.
-        active = [other for other in layer.active_adapters if other != name]
-        layer.set_adapter(active)
+    """Take off what there is of an adapter, wholly attached or not."""
+    for module_name, layer in list(lora_layers(unet)):
+        if name not in layer.r:  # the first thing that PEFT sets
+            continue
+        # PEFT would activate another adapter in place of the removed one.
+        activate(layer, [other for other in layer.active_adapters if other != name])
         layer.delete_adapter(name)
         if not layer.lora_A:
             parent, _, child = module_name.rpartition(".")
@@ -196,8 +155,3 @@ def _check_name(unet: nn.Module, name: str) -> None:
         )
     if name in attached_names(unet):
         raise AdapterError(f"adapter name {name!r} is taken: detach that adapter or take another")
-
-
-def _number(value: float) -> float | int:
-    """Whole numbers as int, which is what other tools write and expect for alpha."""
-    return int(value) if value == int(value) else value

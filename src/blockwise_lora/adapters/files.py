@@ -18,14 +18,10 @@ from torch import nn
 
 from blockwise_lora.adapters import metadata as about
 from blockwise_lora.adapters import tensorfile
-from blockwise_lora.adapters.attach import (
-    Attached,
-    adapted_layers,
-    inject,
-    require_attached,
-)
+from blockwise_lora.adapters.attach import Attached, inject
 from blockwise_lora.adapters.errors import AdapterError
 from blockwise_lora.adapters.factors import Factors
+from blockwise_lora.adapters.layers import adapted_layers, require_attached
 from blockwise_lora.adapters.plan import LayerPlan, Plan
 from blockwise_lora.adapters.singlefile import to_single_file
 from blockwise_lora.adapters.spec import AdapterSpec
@@ -123,6 +119,8 @@ def read_adapter(path: str | Path) -> Adapter:
     factors = {}
     for module in modules:
         down, up = (content.tensors[f"unet.{module}.lora_{x}.weight"] for x in "AB")
+        if down.dim() < 2 or down.dim() != up.dim() or not 0 < down.shape[0] == up.shape[1]:
+            raise AdapterError(f"{path} is damaged: the factors of {module} do not fit each other")
         factors[module] = Factors(down, up, alphas[module] / down.shape[0])
     return Adapter(
         MappingProxyType(factors),

@@ -8,9 +8,10 @@ so that reports need no model, and later presets change nothing
 """
 
 import json
+import math
 from collections.abc import Mapping
 
-from blockwise_lora.adapters.attach import anchored, lora_config
+from blockwise_lora.adapters.config import anchored, lora_config
 from blockwise_lora.adapters.plan import Plan
 from blockwise_lora.adapters.spec import AdapterSpec
 from blockwise_lora.blocks.structure import BlockMap
@@ -69,7 +70,10 @@ def read_alphas(metadata: Mapping[str, str], modules: list[str]) -> dict[str, fl
     """
     config = json.loads(metadata[PEFT_CONFIG])
     common, deviating = config["unet.lora_alpha"], config["unet.alpha_pattern"]
-    return {module: float(deviating.get(anchored(module), common)) for module in modules}
+    alphas = {module: float(deviating.get(anchored(module), common)) for module in modules}
+    if not all(math.isfinite(alpha) for alpha in alphas.values()):
+        raise ValueError("an alpha is not finite")
+    return alphas
 
 
 def read_sub_blocks(metadata: Mapping[str, str], modules: list[str]) -> dict[str, str]:

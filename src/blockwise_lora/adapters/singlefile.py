@@ -30,13 +30,15 @@ def to_single_file(
         `lora_down.weight`, `lora_up.weight` and `alpha` of every layer, and the metadata.
     """
     # The commonest true alpha, so that most layers keep their values to the bit.
-    alpha = Counter(f.scale * f.rank for f in factors.values()).most_common(1)[0][0]
+    common = Counter(f.scale * f.rank for f in factors.values()).most_common(1)[0][0]
+    stored = torch.tensor(common, dtype=torch.float32)
+    alpha = stored.item()  # as readers will find it
     tensors = {}
     for name, layer in factors.items():
         key = "lora_unet_" + name.replace(".", "_")
         tensors[f"{key}.lora_down.weight"] = layer.down
         tensors[f"{key}.lora_up.weight"] = layer.up * (layer.scale * layer.rank / alpha)
-        tensors[f"{key}.alpha"] = torch.tensor(alpha, dtype=torch.float32)
+        tensors[f"{key}.alpha"] = stored
     ranks = {f.rank for f in factors.values()}
     return tensors, {
         "ss_network_module": "networks.lora",

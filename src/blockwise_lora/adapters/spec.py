@@ -14,7 +14,7 @@ class AdapterSpec:
     """Method, blocks and ranks of an adapter.
 
     Attributes:
-        blocks: the mask, see `blockwise_lora.blocks.mask`.
+        blocks: the mask, see `blockwise_lora.blocks.mask`; kept in its canonical form.
         method: `lora` adapts the attention layers: q, k, v, out, ff, proj_in and proj_out, which
             is kohya's default. `locon` adapts the convolutions, too: resnets, their shortcuts
             and time_emb_proj, downsamplers and upsamplers.
@@ -56,7 +56,8 @@ class AdapterSpec:
         if self.method == "lora" and (self.conv_rank, self.conv_alpha) != (None, None):
             mistakes.append("conv_rank and conv_alpha are for method locon: lora has no 3x3 layers")
         try:
-            Mask.parse(self.blocks)
+            # Canonical, so that equal masks make equal specifications.
+            object.__setattr__(self, "blocks", str(Mask.parse(self.blocks)))
         except ValueError as error:
             if not mistakes:
                 raise

@@ -8,11 +8,10 @@ blocks without attention at full strength.
 import math
 from collections.abc import Mapping
 
-from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from blockwise_lora.adapters.attach import adapted_layers, require_attached
 from blockwise_lora.adapters.errors import AdapterError
+from blockwise_lora.adapters.layers import activate, lora_layers, require_attached
 from blockwise_lora.blocks.mask import Mask
 from blockwise_lora.blocks.structure import BlockMap
 
@@ -42,20 +41,14 @@ def set_strengths(
         require_attached(unet, name)
     blocks = BlockMap.of(unet)
     by_block = {name: _by_block(name, given, blocks) for name, given in strengths.items()}
-    active: dict[str, list[str]] = {
-        key: [] for key, module in unet.named_modules() if isinstance(module, LoraLayer)
-    }
-    touched: dict[str, dict[str, float]] = {}
-    for name, weights in by_block.items():
-        touched[name] = {}
-        for key, layer in adapted_layers(unet, name):
-            sub_block = blocks.layers[key][0].name
-            weight = touched[name][sub_block] = weights[sub_block]
+    touched: dict[str, dict[str, float]] = {name: {} for name in strengths}
+    for key, layer in lora_layers(unet):
+        sub_block = blocks.layers[key][0].name
+        here = {name: by_block[name][sub_block] for name in strengths if name in layer.lora_A}
+        for name, weight in here.items():
+            touched[name][sub_block] = weight
             layer.set_scale(name, weight)
-            if weight:
-                active[key].append(name)
-    for key, names in active.items():
-        _activate(unet.get_submodule(key), names)
+        activate(layer, [name for name, weight in here.items() if weight])
     return touched
 
 
@@ -69,14 +62,3 @@ def _by_block(name: str, given: Strength, blocks: BlockMap) -> dict[str, float]:
             raise AdapterError(f"strength of {name!r} in {key!r} is not finite: {weight!r}")
         weights |= dict.fromkeys(Mask.parse(key).selected(blocks), float(weight))
     return weights
-
-
-def _activate(layer: LoraLayer, names: list[str]) -> None:
-    """Make exactly these adapters act, without PEFT's side effect on what is trainable."""
-    factors = [factor for pair in (layer.lora_A, layer.lora_B) for factor in pair.values()]
-    trainable = [factor.weight.requires_grad for factor in factors]
-    if layer.disable_adapters:
-        layer.enable_adapters(True)
-    layer.set_adapter(names)
-    for factor, flag in zip(factors, trainable, strict=True):
-        factor.weight.requires_grad_(flag)

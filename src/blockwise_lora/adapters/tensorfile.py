@@ -83,11 +83,11 @@ def _diagnosis(data: bytes) -> str:
         return "is a web page, not weights: the link led to a page; download the file itself"
     if head.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not weights: run `git lfs pull`"
-    if data[:2] == b"\x80\x02" or data[:1] == b"\x80" or data[:4] == b"PK\x03\x04":
-        return (
-            "is a pickle (.bin, .pt, .ckpt), which may run code when it is loaded and is never "
-            "read here; convert it to safetensors with the tool that made it"
-        )
     if len(data) > 9 and data[8:9] == b"{":
         return "is cut short or damaged: fetch it again, or train it anew"
+    if data[:1] == b"\x80" or data[:4] == b"PK\x03\x04":
+        return (
+            "is a pickle (as .bin, .pt and .ckpt files are), which may run code when it is loaded "
+            "and is never read here; convert it to safetensors with the tool that made it"
+        )
     return "is not a safetensors file: only those are read"
