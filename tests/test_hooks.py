@@ -15,6 +15,11 @@ CONF = Path(__file__).parents[1] / "conf"
 PARAMETERS = {"character": {}, "variant": "lora", "variants": {"lora": {}, "locon": {}}}
 
 
+@pytest.fixture(autouse=True)
+def no_server(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
 def test_overrides_that_exist_pass():
     check_overrides({"character": {"blocks": "all"}, "variant": "locon"}, PARAMETERS)
 

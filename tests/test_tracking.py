@@ -3,7 +3,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
 
 from blockwise_lora.tracking import Tracker, flatten, invocation_name, store_folder
 
@@ -12,6 +11,11 @@ from blockwise_lora.tracking import Tracker, flatten, invocation_name, store_fol
 def project(tmp_path_factory) -> Path:
     """One store for all tests here: making its tables takes seconds."""
     return tmp_path_factory.mktemp("project")
+
+
+@pytest.fixture(autouse=True)
+def no_server(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
 def tracker(project: Path, invocation: str) -> Tracker:
@@ -56,8 +60,7 @@ def test_a_variant_s_record(project, tmp_path):
     record.log_path(run, tmp_path, "samples")
     record.close()
 
-    client = MlflowClient(record.uri)
-    seen = client.get_run(run)
+    seen = record.client.get_run(run)
     assert seen.info.status == "FINISHED"
     assert seen.data.tags["mask.character"] == "all+in0:0"
     assert seen.data.tags["mlflow.parentRunId"] == record.parent
@@ -65,10 +68,10 @@ def test_a_variant_s_record(project, tmp_path):
     assert seen.data.params["seed"] == "1"
     assert seen.data.params["p149"] == "149"
     assert seen.data.metrics["both.identity"] == 0.5
-    curve = client.get_metric_history(run, "character.loss")
+    curve = record.client.get_metric_history(run, "character.loss")
     assert len(curve) == 1200
-    assert [a.path for a in client.list_artifacts(run)] == ["comparison", "samples"]
-    assert client.get_run(record.parent).data.tags["invocation"] == "its one"
+    assert [a.path for a in record.client.list_artifacts(run)] == ["comparison", "samples"]
+    assert record.client.get_run(record.parent).data.tags["invocation"] == "its one"
 
 
 def test_runs_of_one_invocation_share_a_parent(project):

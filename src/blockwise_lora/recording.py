@@ -166,7 +166,7 @@ def _adapter_tags(folder: Path, concept: str) -> Iterator[tuple[str, str]]:
 
 def _numbers(tree: Mapping[str, Any]) -> dict[str, float]:
     flat = flatten(tree)
-    return {k: float(v) for k, v in flat.items() if isinstance(v, int | float)}
+    return {k: float(v) for k, v in flat.items() if type(v) in (int, float)}
 
 
 def _git(folder: Path, *arguments: str) -> str:
