@@ -81,26 +81,28 @@ class Recorder:
         elif kind in COMPARISON_RESULTS and path:
             self._tracker.log_path(self._tracker.parent, path, "comparison")
             if kind == "grid":
-                for variant in self._parameters.get("compare", ()):
-                    run = self._variant_run(variant)
+                for run in self._compared().values():
                     self._tracker.log_path(run, path, "comparison")
 
     def end(self, status: str) -> None:
         """Close the runs with MLflow's word for how it went."""
         self._tracker.close(status)
 
-    def _variant_run(self, variant: str) -> str:
-        """The run that trained a variant's adapters as they are now, wherever it was recorded."""
-        tags = self._adapter_tags(variant)
-        return self._tracker.find(variant, tags) or self._tracker.start(
-            variant, tags | self._origin() | {"note": "trained before tracking began"}
-        )
+    def _compared(self) -> dict[str, str]:
+        """Variant to the run that trained its adapters as they are now, whenever that was."""
+        runs = {}
+        for variant in self._parameters.get("compare", ()):
+            tags = self._adapter_tags(variant)
+            if tags:  # else it was never trained
+                runs[variant] = self._tracker.find(variant, tags) or self._tracker.start(
+                    variant, tags | self._origin() | {"note": "trained without a record"}
+                )
+        return runs
 
     def _record_scores(self, evaluation: Mapping[str, Any]) -> None:
-        for variant in self._parameters.get("compare", ()):
+        for variant, run in self._compared().items():
             scores = _numbers(evaluation.get("variants", {}).get(variant, {}))
-            if scores:
-                self._tracker.log_scores(self._variant_run(variant), scores)
+            self._tracker.log_scores(run, scores)
 
     def _relevant(self) -> dict[str, Any]:
         """The parameters of this run: without the other variants and without pretraining."""
