@@ -1,0 +1,154 @@
+"""Scores of single pictures.
+
+    identity  mean cosine to the character's training pictures (DreamBooth's "DINO")
+    style     mean cosine of style vectors to the style's pictures
+    prompt    cosine to the prompt's plain words (DreamBooth's "CLIP-T")
+    truth     cosine to the true picture, by the DINO judge
+    combined  harmonic mean of identity and style, each rescaled so that base pictures have 0 and
+              real pictures 1, and at least 0
+
+A picture is never compared with itself. The harmonic mean is of each picture, not of averages: half
+of the pictures right in identity and the other half in style is no combination.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from blockwise_lora.judges.bootstrap import Scores
+from blockwise_lora.judges.panel import Views
+from blockwise_lora.judges.samples import (
+    BASE,
+    REAL,
+    REAL_CHARACTER,
+    REAL_STYLE,
+    Question,
+    References,
+    Row,
+    Sample,
+)
+from blockwise_lora.judges.style import StyleSpace
+
+SCORES = ("combined", "identity", "style", "prompt", "truth")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Where a score stands for base pictures and for real ones; NaN where there are none."""
+
+    base: float
+    real: float
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """Values with base at 0 and real at 1; NaN if real pictures do not score above base."""
+        span = self.real - self.base
+        return (values - self.base) / span if span > 1e-6 else np.full_like(values, np.nan)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Every picture's scores.
+
+    Attributes:
+        samples: n pictures.
+        values: score name to (n,) values, NaN where a score does not apply.
+        scales: of identity and style.
+    """
+
+    samples: tuple[Sample, ...]
+    values: dict[str, np.ndarray]
+    scales: dict[str, Scale]
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """Rows in the order of their first picture."""
+        return tuple(dict.fromkeys(sample.row for sample in self.samples))
+
+    def scores(self, row: Row, score: str) -> Scores:
+        """One row's values of one score, by prompt and seed."""
+        mine = [i for i, sample in enumerate(self.samples) if sample.row == row]
+        prompts = sorted({self.samples[i].prompt for i in mine})
+        seeds = sorted({self.samples[i].seed for i in mine})
+        table = np.full((len(prompts), len(seeds)), np.nan)
+        for i in mine:
+            sample = self.samples[i]
+            place = prompts.index(sample.prompt), seeds.index(sample.seed)
+            table[place] = self.values[score][i]
+        return Scores(tuple(prompts), tuple(seeds), table)
+
+
+def score_samples(
+    samples: Sequence[Sample],
+    questions: Sequence[Question],
+    references: References,
+    views: Views,
+    texts: np.ndarray,
+) -> Judged:
+    """Score every sample.
+
+    Args:
+        samples: anchors and generated pictures.
+        questions: by prompt index.
+        references: what the adapters learned from.
+        views: of every picture in the three above.
+        texts: (questions, d) unit vectors of the questions' texts by the CLIP judge.
+    """
+    seen = views.of([sample.picture for sample in samples])
+    character, style = views.of(references.character), views.of(references.style)
+    space = StyleSpace.around(views.style[character], views.style[style])
+    values = {
+        "identity": _mean_cosine(views.dino, seen, character),
+        "style": _mean_cosine(space.vectors(views.style), seen, style),
+        "prompt": _prompt(samples, views.clip[seen], texts),
+        "truth": _truth(samples, questions, views, seen),
+    }
+    scales = {
+        "identity": _scale(samples, values["identity"], REAL_CHARACTER),
+        "style": _scale(samples, values["style"], REAL_STYLE),
+    }
+    combined = harmonic_mean(*(scales[name](values[name]) for name in ("identity", "style")))
+    return Judged(tuple(samples), {"combined": combined} | values, scales)
+
+
+def harmonic_mean(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Element by element, negatives taken as 0; 0 where either is 0."""
+    a, b = np.maximum(a, 0), np.maximum(b, 0)
+    return 2 * a * b / np.maximum(a + b, 1e-12)
+
+
+def _mean_cosine(vectors: np.ndarray, seen: np.ndarray, references: np.ndarray) -> np.ndarray:
+    """Mean cosine of pictures to the references that are not themselves; NaN if none is left."""
+    cosines = vectors[seen] @ vectors[references].T
+    other = seen[:, None] != references[None, :]
+    count = other.sum(1)
+    return np.where(count > 0, (cosines * other).sum(1) / np.maximum(count, 1), np.nan)
+
+
+def _prompt(samples: Sequence[Sample], clip: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    cosines = (clip[i] @ texts[s.prompt] if s.prompted else np.nan for i, s in enumerate(samples))
+    return np.fromiter(cosines, dtype=float, count=len(samples))
+
+
+def _truth(
+    samples: Sequence[Sample], questions: Sequence[Question], views: Views, seen: np.ndarray
+) -> np.ndarray:
+    values = np.full(len(samples), np.nan)
+    for i, sample in enumerate(samples):
+        truth = questions[sample.prompt].truth if sample.prompted else None
+        if truth is not None:
+            row = int(views.of([truth])[0])
+            if row != seen[i]:
+                values[i] = views.dino[seen[i]] @ views.dino[row]
+    return values
+
+
+def _scale(samples: Sequence[Sample], values: np.ndarray, without_truth: str) -> Scale:
+    """Anchors of one score: base pictures, and true pictures or else those learned from."""
+    names = np.array([sample.row.variant for sample in samples])
+    real = REAL if REAL in names else without_truth
+    means = []
+    for name in (BASE, real):
+        picked = values[(names == name) & ~np.isnan(values)]
+        means.append(float(picked.mean()) if len(picked) else float("nan"))
+    return Scale(*means)
