@@ -1,0 +1,104 @@
+"""A set of captioned pictures: the value that training, judges and reports take."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from PIL import Image
+
+from blockwise_lora.imagesets.decoding import decode
+from blockwise_lora.imagesets.errors import ImageSetError
+from blockwise_lora.imagesets.framing import Framing
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One captioned picture, opened when it is asked for.
+
+    Attributes:
+        path: the file that is read.
+        file_name: its name in the set, relative, with forward slashes.
+        caption: what the text encoder is given.
+        width: of the opened picture in pixels.
+        height: likewise.
+        sha256: of the opened picture's pixels, see `pixel_hash`.
+        source: name of the original in the folder that was curated; empty where unknown.
+        framing: how `path` becomes the picture; None where it is the picture already.
+        max_megapixels: what decoding `path` may take.
+    """
+
+    path: Path
+    file_name: str
+    caption: str
+    width: int
+    height: int
+    sha256: str
+    source: str = ""
+    framing: Framing | None = None
+    max_megapixels: float = 100.0
+
+    def open(self) -> Image.Image:
+        """Return the picture as RGB, (height, width).
+
+        Raises:
+            ImageSetError: the file is gone, damaged, or not the picture that the set describes.
+        """
+        background = self.framing.background if self.framing else "white"
+        image = decode(self.path, background, self.max_megapixels).image
+        if self.framing:
+            image = self.framing.apply(image)
+        if pixel_hash(image) != self.sha256:
+            raise ImageSetError(
+                f"{self.path} has changed since the set was made; run the curation again"
+            )
+        return image
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Captioned pictures in a fixed order.
+
+    Attributes:
+        root: the folder that the set was read or made from.
+        pictures: the pictures, in the order of `metadata.jsonl`.
+    """
+
+    root: Path
+    pictures: tuple[Picture, ...]
+
+    @classmethod
+    def read(cls, folder: str | Path) -> "ImageSet":
+        """Read an image folder; see `imagefolder.read_imagefolder`."""
+        from blockwise_lora.imagesets.imagefolder import read_imagefolder
+
+        return read_imagefolder(folder)
+
+    @cached_property
+    def sha256(self) -> str:
+        """One hash of all pixels and captions in their order; file names do not count."""
+        total = hashlib.sha256()
+        for picture in self.pictures:
+            total.update(f"{picture.sha256}\0{picture.caption}\n".encode())
+        return total.hexdigest()
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        return tuple(picture.caption for picture in self.pictures)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __iter__(self) -> Iterator[Picture]:
+        return iter(self.pictures)
+
+    def __getitem__(self, index: int) -> Picture:
+        return self.pictures[index]
+
+
+def pixel_hash(image: Image.Image) -> str:
+    """SHA-256 of an RGB picture's size and pixels, whatever file format it came from."""
+    total = hashlib.sha256(f"{image.mode} {image.width}x{image.height}\n".encode())
+    total.update(image.tobytes())
+    return total.hexdigest()
