@@ -8,6 +8,9 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
+from blockwise_lora.diffusion.base import BaseModel, load_base
+from tiny_base import write_tiny_base
+
 
 @pytest.fixture
 def make_unet() -> Callable[..., UNet2DConditionModel]:
@@ -64,3 +67,15 @@ def judge_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     save_file(clip_model.half().state_dict(), clip / "open_clip_model.safetensors")
     save_file(dino_model.half().state_dict(), dino / "model.safetensors")
     return {"clip": clip, "dino": dino}
+
+
+@pytest.fixture(scope="session")
+def tiny_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole Stable Diffusion folder with random weights: 16 px pictures, 8x8 latents."""
+    return write_tiny_base(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def loaded_tiny_base(tiny_base_folder: Path) -> BaseModel:
+    """The model of `tiny_base_folder`, loaded once: tests leave its U-Net as they found it."""
+    return load_base(tiny_base_folder)

@@ -1,0 +1,1 @@
+"""The base model, training adapters in it, and sampling pictures from it."""

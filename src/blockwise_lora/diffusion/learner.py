@@ -1,0 +1,125 @@
+"""One adapter in training: its weights, its optimiser, its schedule and its losses.
+
+The trainer runs the U-Net and hands each learner the gradient of its own slice of the batch, so
+several learners can share a pass; nothing here knows of the others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from blockwise_lora.diffusion.config import TrainingConfig
+from blockwise_lora.errors import UserError
+
+
+class TrainingError(UserError):
+    """A training that cannot go on."""
+
+
+class Learner:
+    """The state of one adapter's training.
+
+    Args:
+        name: for messages.
+        parameters: the adapter's weights, float32.
+        config: how to train.
+    """
+
+    def __init__(
+        self, name: str, parameters: Sequence[nn.Parameter], config: TrainingConfig
+    ) -> None:
+        self.name, self.config = name, config
+        self.parameters = list(parameters)
+        self.step = 0
+        # On the device, so that no step waits for the host to read its loss.
+        self._losses = torch.zeros(config.steps, device=self.parameters[0].device)
+        self._checked = 0
+        self._optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=config.learning_rate,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            fused=self.parameters[0].device.type in ("cpu", "cuda"),
+        )
+
+    def update(self, loss: Tensor) -> None:
+        """Take a step along the gradients that the weights hold, and forget them."""
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, self.step)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        # An infinite gradient spoils the weights before any loss shows it: count it as one.
+        self._losses[self.step] = torch.where(norm.isfinite(), loss.detach(), torch.nan)
+        self.step += 1
+
+    def check(self) -> float:
+        """Read the losses since the last look, and return their mean.
+
+        Raises:
+            TrainingError: one of them is not finite.
+        """
+        recent = self._losses[self._checked : self.step].cpu()
+        bad = (~recent.isfinite()).nonzero()
+        if len(bad):
+            raise TrainingError(
+                f"{self.name}: the loss is not a finite number at step "
+                f"{self._checked + int(bad[0])} of {self.config.steps}, so nothing can be learned "
+                f"from there on. Lower training.learning_rate (now {self.config.learning_rate:g}), "
+                f"or train in float32 or bfloat16 (base_model.dtype). No adapter is written."
+            )
+        self._checked = self.step
+        return float(recent.mean())
+
+    def losses(self) -> list[float]:
+        """The loss of every step so far."""
+        return self._losses[: self.step].tolist()
+
+    def state(self) -> dict[str, Tensor]:
+        """All that `restore` needs to go on exactly from here."""
+        tensors = {f"weight/{i}": p.detach() for i, p in enumerate(self.parameters)}
+        for i, slots in self._optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{i}/{slot}": value for slot, value in slots.items()}
+        return tensors | {"losses": self._losses}
+
+    @torch.no_grad()
+    def restore(self, step: int, tensors: Mapping[str, Tensor]) -> None:
+        """Go back to a saved state.
+
+        Raises:
+            KeyError, RuntimeError, ValueError: the state is of another training; this one may
+                be half restored.
+        """
+        for i, parameter in enumerate(self.parameters):
+            parameter.copy_(tensors[f"weight/{i}"])
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer/"):
+                _, i, slot = name.split("/")
+                slots.setdefault(int(i), {})[slot] = tensor
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        self._losses.copy_(tensors["losses"])
+        self.step = self._checked = step
+
+
+def learning_rate(config: TrainingConfig, step: int) -> float:
+    """The rate of a step: a linear rise over `warmup_steps`, then the chosen schedule.
+
+    Args:
+        config: peak, warm-up and schedule.
+        step: from 0.
+    """
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / (config.warmup_steps + 1)
+    done = (step - config.warmup_steps) / (config.steps - config.warmup_steps)
+    factor = {
+        "constant": 1.0,
+        "linear": 1.0 - done,
+        "cosine": (1.0 + math.cos(math.pi * done)) / 2,
+    }[config.schedule]
+    return config.learning_rate * factor

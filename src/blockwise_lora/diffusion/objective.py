@@ -1,0 +1,81 @@
+"""What the U-Net learns to predict, and how much each noise level counts. Pure functions.
+
+Notation of Ho et al. (2020): x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps, a_t the cumulative product
+of the alphas, and snr_t = a_t / (1 - a_t).
+"""
+
+import torch
+from torch import Tensor
+
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+
+
+def add_noise(latents: Tensor, noise: Tensor, a_t: Tensor) -> Tensor:
+    """x_t from x_0 and eps.
+
+    Args:
+        latents: x_0, (n, c, h, w).
+        noise: eps, of the same shape.
+        a_t: (n,).
+    """
+    a_t = a_t.view(-1, 1, 1, 1)
+    return a_t.sqrt() * latents + (1 - a_t).sqrt() * noise
+
+
+def target(prediction_type: str, latents: Tensor, noise: Tensor, a_t: Tensor) -> Tensor:
+    """What the U-Net should answer: eps, v = sqrt(a) eps - sqrt(1 - a) x_0, or x_0.
+
+    v: Salimans and Ho, Progressive Distillation (2022), appendix D.
+
+    Raises:
+        ValueError: an unknown prediction type.
+    """
+    if prediction_type == "epsilon":
+        return noise
+    if prediction_type == "sample":
+        return latents
+    if prediction_type == "v_prediction":
+        a_t = a_t.view(-1, 1, 1, 1)
+        return a_t.sqrt() * noise - (1 - a_t).sqrt() * latents
+    raise ValueError(f"prediction_type {prediction_type!r} is none of {PREDICTION_TYPES}")
+
+
+def min_snr_weight(prediction_type: str, a_t: Tensor, gamma: float) -> Tensor:
+    """Loss weights that stop easy, nearly noiseless steps from drowning the others.
+
+    Hang et al., Efficient Diffusion Training via Min-SNR Weighting (2023): min(snr, gamma) on the
+    error of x_0, so min(snr, gamma) / snr on that of eps and / (snr + 1) on that of v.
+
+    Args:
+        prediction_type: see `target`.
+        a_t: (n,).
+        gamma: the paper takes 5.
+
+    Returns:
+        Weights (n,).
+    """
+    snr = a_t / (1 - a_t)
+    if prediction_type == "epsilon":
+        # Where all is noise snr is 0: gamma / snr is infinite, and the weight 1.
+        return torch.clamp(gamma / snr, max=1.0)
+    clipped = torch.clamp(snr, max=gamma)
+    return clipped / (snr + 1) if prediction_type == "v_prediction" else clipped
+
+
+def offset_noise(noise: Tensor, shift: Tensor, strength: float) -> Tensor:
+    """Add to each channel of each picture a common random shift.
+
+    Without it a model hardly learns to change a picture's overall brightness.
+
+    Args:
+        noise: (n, c, h, w).
+        shift: standard normal, (n, c).
+        strength: 0.05 to 0.1 are usual.
+    """
+    return noise + strength * shift[:, :, None, None]
+
+
+def loss_per_picture(prediction: Tensor, wanted: Tensor, weight: Tensor | None) -> Tensor:
+    """Mean squared error of each picture, weighted, in float32: (n,)."""
+    error = (prediction.float() - wanted.float()).square().mean(dim=(1, 2, 3))
+    return error if weight is None else error * weight
