@@ -3,6 +3,7 @@
 import hashlib
 import math
 import re
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -105,7 +106,8 @@ def inject(unet: nn.Module, plan: Plan, name: str) -> None:
     _check_name(unet, name)
     try:
         # PEFT draws initial values from the global generator: give it a copy to spend.
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several are meant
             unet.add_adapter(lora_config(plan.layers), adapter_name=name)
         layers = dict(adapted_layers(unet, name))
         if {key: layer.r[name] for key, layer in layers.items()} != plan.ranks:

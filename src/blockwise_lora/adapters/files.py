@@ -185,8 +185,8 @@ def _modules(path: Path, content: tensorfile.TensorFile) -> list[str]:
             f"{path} was not written by this project: its metadata lacks {about.SPEC!r}, without "
             "which its mask and scale are unknown. Train it here, or load it with diffusers"
         )
-    downs = [key for key in content.tensors if key.endswith(".lora_A.weight")]
-    modules = [k.removeprefix("unet.").removesuffix(".lora_A.weight") for k in downs]
+    downs = (key for key in keys if key.endswith(".lora_A.weight"))
+    modules = sorted(k.removeprefix("unet.").removesuffix(".lora_A.weight") for k in downs)
     if not modules or keys != {f"unet.{m}.lora_{x}.weight" for m in modules for x in "AB"}:
         raise AdapterError(f"{path} has other tensors than an adapter of a U-Net: fetch it again")
     return modules

@@ -57,9 +57,9 @@ class Term:
         """
         if self.last is None:
             return _named(self.first, blocks)
-        first, last = _named(self.first, blocks), _named(self.last, blocks)
-        start, stop = blocks.names.index(first[0]), blocks.names.index(last[-1])
-        if start > blocks.names.index(last[0]):
+        start = blocks.names.index(_named(self.first, blocks)[0])
+        stop = blocks.names.index(_named(self.last, blocks)[-1])
+        if start > stop:
             raise MaskError(f"range {self} runs backwards: write {self.last}-{self.first}")
         return blocks.names[start : stop + 1]
 

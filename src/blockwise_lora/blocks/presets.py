@@ -69,7 +69,7 @@ _TABLE = (
     Preset(
         "deep",
         {4: "in2-out1", 3: "in1-out1"},
-        "Ablation: all but `shallow`.",
+        "Ablation: all but `shallow`: the coarse resolutions, where layout and shape are decided.",
     ),
 )
 

@@ -1,0 +1,153 @@
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from torch import nn
+
+from blockwise_lora.blocks.structure import BlockMap, StructureError
+
+SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8}
+SDXL = {
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+
+
+def on_meta(**config) -> BlockMap:
+    with torch.device("meta"):
+        return BlockMap.of(UNet2DConditionModel(**config))
+
+
+@pytest.fixture(scope="module")
+def sd15() -> BlockMap:
+    return on_meta(**SD15)
+
+
+@pytest.fixture(scope="module")
+def sdxl() -> BlockMap:
+    return on_meta(**SDXL)
+
+
+def numbered(side: str, first: int, last: int) -> tuple[str, ...]:
+    return tuple(f"{side}{i:02d}" for i in range(first, last + 1))
+
+
+def test_sd15_has_the_community_names_within_the_papers_blocks(sd15):
+    assert dict(sd15.coarse) == {
+        "in0": numbered("IN", 1, 3),
+        "in1": numbered("IN", 4, 6),
+        "in2": numbered("IN", 7, 9),
+        "in3": numbered("IN", 10, 11),
+        "mid": ("MID",),
+        "out0": numbered("OUT", 0, 2),
+        "out1": numbered("OUT", 3, 5),
+        "out2": numbered("OUT", 6, 8),
+        "out3": numbered("OUT", 9, 11),
+    }
+    assert list(sd15.coarse) == ["in0", "in1", "in2", "in3", "mid", "out0", "out1", "out2", "out3"]
+    assert sd15.names == (*numbered("IN", 1, 11), "MID", *numbered("OUT", 0, 11))
+    assert sd15.depth == 4
+
+
+def test_sdxl_counts_its_own_blocks(sdxl):
+    assert dict(sdxl.coarse) == {
+        "in0": numbered("IN", 1, 3),
+        "in1": numbered("IN", 4, 6),
+        "in2": numbered("IN", 7, 8),
+        "mid": ("MID",),
+        "out0": numbered("OUT", 0, 2),
+        "out1": numbered("OUT", 3, 5),
+        "out2": numbered("OUT", 6, 8),
+    }
+    assert sdxl.depth == 3
+
+
+def test_sub_blocks_are_one_resnet_with_its_attention_or_one_sampler(sd15):
+    prefixes = {block.name: block.prefixes for block in sd15.sub_blocks}
+    assert prefixes["IN01"] == ("down_blocks.0.resnets.0", "down_blocks.0.attentions.0")
+    assert prefixes["IN03"] == ("down_blocks.0.downsamplers",)
+    assert prefixes["IN11"] == ("down_blocks.3.resnets.1",)
+    assert prefixes["MID"] == ("mid_block",)
+    assert prefixes["OUT02"] == ("up_blocks.0.resnets.2", "up_blocks.0.upsamplers")
+    assert prefixes["OUT11"] == ("up_blocks.3.resnets.2", "up_blocks.3.attentions.2")
+
+
+@pytest.mark.parametrize(("config", "attention", "both"), [(SD15, 192, 278), (SDXL, 722, 788)])
+def test_module_counts_are_those_of_kohyas_networks(config, attention, both):
+    blocks = on_meta(**config)
+    count = {k: sum(map(len, blocks.modules(k).values())) for k in ("attention", "conv")}
+    assert count["attention"] == attention
+    assert count["attention"] + count["conv"] == both
+
+
+@pytest.mark.parametrize("config", [SD15, SDXL])
+def test_every_layer_is_in_one_sub_block_or_left_out(config):
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**config)
+    blocks = BlockMap.of(unet)
+    listed = [layer.name for block in blocks.sub_blocks for layer in block.layers]
+    every = {n for n, m in unet.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+    outside = {n for n in every if n.split(".")[0] in blocks.left_out}
+    assert len(listed) == len(set(listed))
+    assert set(listed) | outside == every
+    assert not set(listed) & outside
+
+
+def test_left_out_is_what_masks_cannot_reach(sd15, sdxl):
+    assert set(sd15.left_out) == {"conv_in", "time_embedding", "conv_norm_out", "conv_out"}
+    assert set(sdxl.left_out) == {*sd15.left_out, "add_embedding"}
+
+
+def test_blocks_without_attention_list_none(sd15):
+    attention = sd15.modules("attention")
+    without = {name for name, modules in attention.items() if not modules}
+    assert without == {"IN03", "IN06", "IN09", "IN10", "IN11", "OUT00", "OUT01", "OUT02"}
+    assert sd15.modules("conv")["IN03"] == ("down_blocks.0.downsamplers.0.conv",)
+    assert "down_blocks.0.resnets.0.time_emb_proj" in sd15.modules("conv")["IN01"]
+    assert "down_blocks.0.attentions.0.proj_in" in attention["IN01"]
+
+
+def test_the_small_unet_is_built_like_sd15(sd15, tiny_unet):
+    small = BlockMap.of(tiny_unet)
+    assert small.names == sd15.names
+    assert list(small.layers) != []
+    # SD 1.5 widens between blocks 1 and 2 where the small one may not: shortcuts differ there.
+    different = set(small.layers) ^ set(sd15.layers)
+    assert all(name.endswith("conv_shortcut") for name in different)
+
+
+def test_uneven_layers_are_counted_through(make_unet):
+    blocks = BlockMap.of(make_unet(layers_per_block=(1, 2, 1, 1)))
+    assert blocks.coarse["in0"] == ("IN01", "IN02")
+    assert blocks.coarse["in1"] == ("IN03", "IN04", "IN05")
+    assert blocks.coarse["out0"] == ("OUT00", "OUT01")
+
+
+def test_a_map_survives_wrapping(tiny_unet):
+    class Wrapped(nn.Module):
+        def __init__(self, base_layer):
+            super().__init__()
+            self.base_layer = base_layer
+            self.extra = nn.Linear(4, 4)
+
+    before = BlockMap.of(tiny_unet)
+    resnet = tiny_unet.down_blocks[0].resnets[0]
+    resnet.conv1 = Wrapped(resnet.conv1)
+    assert BlockMap.of(tiny_unet) == before
+
+
+def test_other_models_are_refused_by_name():
+    with pytest.raises(StructureError, match="Linear has no down_blocks"):
+        BlockMap.of(nn.Linear(2, 2))
+
+
+def test_unknown_kinds_are_refused(sd15):
+    with pytest.raises(ValueError, match="attention, conv"):
+        sd15.modules("linear")
