@@ -20,6 +20,7 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def style_phrase(set_name: str) -> str:
+    """How captions name a set's style."""
     return f"{SETS[set_name].style_words} style"
 
 
@@ -45,7 +46,7 @@ def draw_caption(emoji: Emoji, generator: torch.Generator) -> str:
         order = torch.randperm(len(tags), generator=generator).tolist()
         count = 1 + int(chance[3] * 3)
         parts.extend(tags[i] for i in order[:count])
-    return ", ".join(parts)
+    return ", ".join(parts or [emoji.label])
 
 
 def train_tokenizer(texts: Iterable[str], folder: Path) -> CLIPTokenizer:

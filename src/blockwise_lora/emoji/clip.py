@@ -67,7 +67,8 @@ def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, concepts: Ten
     """Symmetric InfoNCE (Radford et al. 2021) in which equal concepts share the target.
 
     Args:
-        images, texts: unit vectors, (n, d).
+        images: unit vectors, (n, d).
+        texts: likewise.
         scale: inverse temperature.
         concepts: (n,) concept of each row. Several drawings of one concept may share a batch;
             calling them each other's negatives would teach the style only.

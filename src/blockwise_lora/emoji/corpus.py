@@ -102,6 +102,7 @@ def build_corpus(cache: Path, workers: int = 2) -> Corpus:
 
 
 def load_corpus(cache: Path) -> Corpus:
+    """Read what `build_corpus` left in the cache."""
     rows = _read_json(cache / "corpus.json")
     emojis = tuple(Emoji(**{**row, "tags": tuple(row["tags"])}) for row in rows)
     return Corpus(emojis, load_file(cache / "corpus.safetensors")["pixels"])

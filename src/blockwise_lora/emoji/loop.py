@@ -1,8 +1,8 @@
 """The loop that trains every part of the embedded world: resumable, with time left.
 
 State is kept in safetensors and JSON (nothing is ever unpickled) in a cache folder outside the
-work tree. Every step draws its randomness from a generator seeded by (seed, step), so a run that was
-cut off goes on exactly where it stood.
+work tree. Every step draws its randomness from a generator seeded by (seed, step), so a run that
+was cut off goes on exactly where it stood.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from blockwise_lora.errors import UserError
+
+ADAM_SLOTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
@@ -167,8 +169,7 @@ class Trainer:
         for key, p in self.parameters.items():
             p.copy_(tensors[f"weight/{key}"])
             self.average[key] = tensors[f"average/{key}"]
-            slots = [s for s in ("step", "exp_avg", "exp_avg_sq")]
-            self.optimizer.state[p] = {s: tensors[f"optimizer/{s}/{key}"] for s in slots}
+            self.optimizer.state[p] = {s: tensors[f"optimizer/{s}/{key}"] for s in ADAM_SLOTS}
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
             state = json.loads(file.read(size))["__metadata__"]

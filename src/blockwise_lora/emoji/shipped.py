@@ -45,7 +45,7 @@ def ship_pictures(corpus: Corpus, splits: Splits, folder: Path) -> list[Path]:
 
 
 def file_stem(emoji: Emoji) -> str:
-    """A file name from the label: `smiling cat with heart-eyes` -> `smiling-cat-with-heart-eyes`."""
+    """A file name from the label: `cat with wry smile` -> `cat-with-wry-smile`."""
     kept = "".join(c if c.isalnum() else " " for c in emoji.label)
     return "-".join(kept.split())
 
@@ -58,6 +58,7 @@ def caption(emoji: Emoji, family: Family | None) -> str:
 
 
 def attribution(set_names: Iterable[str]) -> str:
+    """Where drawings come from and under which licence, as Markdown."""
     lines = ["# Where these pictures come from", ""]
     for name in sorted(set_names):
         s = SETS[name]

@@ -20,7 +20,7 @@ class EmojiSet:
     licence: str
     attribution: str
     style_words: str
-    """How captions call the style. Each is a phrase of its own, so that styles can be told apart."""
+    """How captions call the style."""
 
     @property
     def package(self) -> str:

@@ -43,10 +43,13 @@ class Family:
 
 @dataclass(frozen=True)
 class Splits:
+    """The whole split file; see its comments."""
+
     train_vendors: tuple[str, ...]
     styles: dict[str, str]
     families: dict[str, Family]
     style_set: tuple[str, ...]
+    retrieval_set: tuple[str, ...]
 
     def held_out(self, code: str) -> bool:
         """Whether a code point belongs to any held-out family."""
@@ -63,6 +66,7 @@ class Splits:
 
 
 def without_skin_tone(code: str) -> str:
+    """A code point sequence without its skin-tone modifiers."""
     return "-".join(part for part in code.split("-") if part not in SKIN_TONES)
 
 
@@ -82,5 +86,10 @@ def load_splits() -> Splits:
         )
         for name, entry in raw["families"].items()
     }
-    style_set = tuple(str(code) for code in raw["style_set"])
-    return Splits(tuple(raw["train_vendors"]), raw["styles"], families, style_set)
+    return Splits(
+        train_vendors=tuple(raw["train_vendors"]),
+        styles=raw["styles"],
+        families=families,
+        style_set=tuple(str(code) for code in raw["style_set"]),
+        retrieval_set=tuple(str(code) for code in raw["retrieval_set"]),
+    )
