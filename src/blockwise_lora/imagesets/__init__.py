@@ -1,10 +1,21 @@
 """Reading, screening, captioning and writing sets of pictures."""
 
+from blockwise_lora.imagesets.config import CaptionRule, CurationConfig
+from blockwise_lora.imagesets.contact_sheet import contact_sheet
+from blockwise_lora.imagesets.curation import curate
 from blockwise_lora.imagesets.errors import ImageSetError
 from blockwise_lora.imagesets.imagefolder import read_imagefolder, write_imagefolder
 from blockwise_lora.imagesets.images import ImageSet, Picture, pixel_hash
+from blockwise_lora.imagesets.report import CurationReport
+from blockwise_lora.imagesets.screening import Verdict
 
 __all__ = [
+    "curate",
+    "CaptionRule",
+    "CurationConfig",
+    "CurationReport",
+    "Verdict",
+    "contact_sheet",
     "ImageSet",
     "ImageSetError",
     "Picture",

@@ -1,0 +1,126 @@
+"""What the user decides about curation."""
+
+from dataclasses import dataclass
+from string import Formatter
+from typing import Literal
+
+from blockwise_lora.imagesets.errors import ImageSetError
+from blockwise_lora.imagesets.framing import Framing, colour
+
+CaptionSource = Literal["sidecar", "metadata", "template"]
+
+
+@dataclass(frozen=True)
+class CaptionRule:
+    """How a picture's caption is made.
+
+    Attributes:
+        trigger: the rare word that comes to stand for the concept.
+        class_word: what the concept is a kind of.
+        template: where the trigger goes; may hold {trigger}, {class_word} and {caption}, the
+            picture's own caption.
+
+    Raises:
+        ValueError: the template has another field, or a word is empty.
+    """
+
+    trigger: str
+    class_word: str
+    template: str = "{trigger} {caption}"
+
+    def __post_init__(self) -> None:
+        mistakes = [
+            f"{name} is empty; write a word"
+            for name in ("trigger", "class_word")
+            if not getattr(self, name).strip()
+        ]
+        try:
+            fields = {part[1] for part in Formatter().parse(self.template)} - {None}
+            unknown = sorted(fields - {"trigger", "class_word", "caption"})
+        except ValueError as error:
+            mistakes.append(f"caption_template {self.template!r}: {error}")
+        else:
+            mistakes += [
+                f"caption_template has {{{name}}}; known are "
+                "{trigger}, {class_word} and {caption}"
+                for name in unknown
+            ]
+        if mistakes:
+            raise ValueError("\n".join(mistakes))
+
+    def compose(self, caption: str) -> str:
+        """The caption that is trained on.
+
+        Args:
+            caption: the picture's own; empty where it has none, which gives trigger and class
+                word. One that has the trigger already stays as it is.
+        """
+        if not caption:
+            return f"{self.trigger} {self.class_word}"
+        if self.trigger in caption.replace(",", " ").split():
+            return caption
+        words = {"trigger": self.trigger, "class_word": self.class_word, "caption": caption}
+        return " ".join(self.template.format(**words).split())
+
+
+@dataclass(frozen=True)
+class CurationConfig:
+    """Which pictures are kept and how they are prepared.
+
+    Attributes:
+        resolution: side of the prepared squares in pixels; a multiple of 8.
+        square: `pad` or `crop`, see `Framing`.
+        background: behind transparent pixels and in the padding.
+        upscale: whether a picture too small for `resolution` is enlarged; else it is dropped.
+        min_side: a shorter side below this many pixels drops a picture in any case.
+        max_megapixels: a larger picture is dropped before it is unpacked.
+        near_duplicates: whether near-duplicates are dropped; equal pixels always are.
+        hash_bits: near-duplicates differ in at most this many of the perceptual hash's 64 bits
+            (8x8 discrete cosine transform, https://www.hackerfactor.com/blog/?/archives/432).
+        pixel_difference: and nowhere by more than this, 0 to 255, when both are shrunk to 32x32.
+            It is the largest local difference that tells a smile from a frown on the same face,
+            so that expressions of one character all survive; re-encoding well stays below.
+        captions: sources of a picture's own caption, best first: `sidecar` (.txt or .caption),
+            `metadata` (metadata.jsonl or .csv), `template` (none: trigger and class word).
+            Without `template`, a picture that has no caption is dropped.
+        workers: threads that decode; None takes one a core.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    resolution: int = 64
+    square: Literal["pad", "crop"] = "pad"
+    background: str = "white"
+    upscale: bool = False
+    min_side: int = 16
+    max_megapixels: float = 100.0
+    near_duplicates: bool = True
+    hash_bits: int = 8
+    pixel_difference: int = 16
+    captions: tuple[CaptionSource, ...] = ("sidecar", "metadata", "template")
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        checks = {
+            "resolution is a multiple of 8, at least 8": (
+                self.resolution >= 8 and self.resolution % 8 == 0
+            ),
+            "min_side is at least 2": self.min_side >= 2,
+            "max_megapixels is above 0": self.max_megapixels > 0,
+            "hash_bits is 0 to 64": 0 <= self.hash_bits <= 64,
+            "pixel_difference is 0 to 255": 0 <= self.pixel_difference <= 255,
+            "captions names at least one source": bool(self.captions),
+            "workers is at least 1": self.workers is None or self.workers >= 1,
+        }
+        mistakes = [rule for rule, holds in checks.items() if not holds]
+        try:
+            colour(self.background)
+        except ImageSetError as error:
+            mistakes.append(str(error))
+        if mistakes:
+            raise ValueError("\n".join(mistakes))
+
+    @property
+    def framing(self) -> Framing:
+        return Framing(self.resolution, self.square, self.background)

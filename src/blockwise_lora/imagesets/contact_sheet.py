@@ -1,0 +1,102 @@
+"""One picture of a whole curation: what was kept, and what was dropped with its reason."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from blockwise_lora.imagesets.decoding import DecodeError, decode
+from blockwise_lora.imagesets.images import ImageSet
+from blockwise_lora.imagesets.report import CurationReport
+from blockwise_lora.imagesets.screening import Verdict
+
+TILE, MARGIN, COLUMNS, LINES, LINE, HEAD = 112, 8, 8, 4, 13, 26
+Ink = tuple[int, int, int]
+INK, GREY, RED = (20, 20, 20), (225, 225, 225), (176, 32, 32)
+
+
+def contact_sheet(images: ImageSet, report: CurationReport, limit: int = 80) -> Image.Image:
+    """Draw the sheet.
+
+    Args:
+        images: the curated set.
+        report: the report on it.
+        limit: how many kept and how many dropped pictures are drawn at most; the headings say
+            how many there are.
+
+    Returns:
+        RGB, 8 tiles wide.
+    """
+    kept = [
+        _tile(picture.open(), picture.caption, picture.file_name, INK)
+        for picture in images.pictures[:limit]
+    ]
+    dropped = [
+        _tile(_original(report.folder, verdict), _why(verdict), verdict.file, RED)
+        for verdict in report.dropped[:limit]
+    ]
+    sections = [
+        (_heading("kept", len(images), len(kept)), kept),
+        (_heading("dropped", len(report.dropped), len(dropped)), dropped),
+    ]
+    width = COLUMNS * (TILE + MARGIN) + MARGIN
+    height = sum(HEAD + _rows(tiles) * (_tile_height() + MARGIN) for _, tiles in sections) + MARGIN
+    sheet = Image.new("RGB", (width, height), "white")
+    draw, top = ImageDraw.Draw(sheet), 0
+    for heading, tiles in sections:
+        draw.text((MARGIN, top + 5), f"{report.folder}: {heading}", INK, ImageFont.load_default(14))
+        top += HEAD
+        for index, tile in enumerate(tiles):
+            row, column = divmod(index, COLUMNS)
+            left = MARGIN + column * (TILE + MARGIN)
+            sheet.paste(tile, (left, top + row * (_tile_height() + MARGIN)))
+        top += _rows(tiles) * (_tile_height() + MARGIN)
+    return sheet
+
+
+def _heading(word: str, count: int, drawn: int) -> str:
+    return f"{count} {word}" + (f", the first {drawn} of them" if drawn < count else "")
+
+
+def _rows(tiles: Sequence[Image.Image]) -> int:
+    return -(-len(tiles) // COLUMNS)
+
+
+def _tile_height() -> int:
+    return TILE + LINES * LINE + 2
+
+
+def _tile(image: Image.Image | None, text: str, name: str, ink: Ink) -> Image.Image:
+    tile = Image.new("RGB", (TILE, _tile_height()), "white")
+    draw = ImageDraw.Draw(tile)
+    draw.rectangle((0, 0, TILE - 1, TILE - 1), outline=GREY)
+    if image is None:
+        draw.line((0, 0, TILE - 1, TILE - 1), GREY)
+        draw.line((0, TILE - 1, TILE - 1, 0), GREY)
+    else:
+        scale = TILE / max(image.size)
+        # Small pictures are drawn with their pixels visible, as they are trained on.
+        method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+        size = tuple(max(1, round(side * scale)) for side in image.size)
+        tile.paste(image.resize(size, method), tuple((TILE - side) // 2 for side in size))
+    font = ImageFont.load_default(11)
+    wrapped = [*textwrap.wrap(name, 20)[:1], *textwrap.wrap(text, 20)]
+    for number, line in enumerate(wrapped[:LINES]):
+        draw.text((0, TILE + 1 + number * LINE), line, INK if number == 0 else ink, font)
+    return tile
+
+
+def _why(verdict: Verdict) -> str:
+    number = "" if verdict.number is None else f" ({verdict.number:g})"
+    return f"{verdict.reason}{number}: {verdict.detail}"
+
+
+def _original(folder: str, verdict: Verdict) -> Image.Image | None:
+    """The dropped picture, where it can be opened at no risk."""
+    if verdict.width is None:
+        return None
+    try:
+        return decode(Path(folder) / verdict.file).image
+    except DecodeError:
+        return None

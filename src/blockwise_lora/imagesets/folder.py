@@ -1,0 +1,151 @@
+"""What lies in a folder of pictures: candidates, captions, and the rest."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from blockwise_lora.imagesets.config import CaptionSource
+from blockwise_lora.imagesets.errors import ImageSetError
+from blockwise_lora.imagesets.metadata import METADATA_NAMES, MetadataRow, read_metadata
+
+SIDECARS = (".txt", ".caption")
+# Files that lie beside pictures and are none. What has any other name is tried as a picture.
+DOCUMENTS = (".md", ".rst", ".json", ".jsonl", ".csv", ".tsv", ".yml", ".yaml", ".toml", ".html")
+DOCUMENT_NAMES = ("license", "licence", "notice", "attribution", "thumbs.db", "desktop.ini")
+
+
+class CaptionError(ImageSetError):
+    """A caption file that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A file that may be a picture.
+
+    Attributes:
+        path: the file.
+        file: relative to the folder, with forward slashes.
+        sidecars: the caption files beside it.
+        row: its row of a metadata file.
+    """
+
+    path: Path
+    file: str
+    sidecars: tuple[Path, ...] = ()
+    row: MetadataRow | None = None
+
+    def caption(self, sources: tuple[CaptionSource, ...]) -> tuple[str, str]:
+        """The picture's own caption and where it is from: a source, or "" where there is none.
+
+        Raises:
+            CaptionError: a caption file is not text.
+        """
+        for source in sources:
+            if source == "template":
+                return "", source
+            texts = map(_read_caption, self.sidecars) if source == "sidecar" else self._in_row()
+            text = next((text for text in texts if text), "")
+            if text:
+                return text, source
+        return "", ""
+
+    def _in_row(self) -> Iterator[str]:
+        if self.row:
+            yield self.row.caption
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A folder's content; everything in it is in one of the three.
+
+    Attributes:
+        candidates: what is tried as a picture, in the order of names.
+        missing: rows of metadata files whose picture does not exist.
+        others: caption files without a picture, documents, and hidden files, as relative names.
+        lonely_captions: those of `others` that are caption files.
+    """
+
+    candidates: tuple[Candidate, ...]
+    missing: tuple[MetadataRow, ...] = ()
+    others: tuple[str, ...] = ()
+    lonely_captions: tuple[str, ...] = field(default=())
+
+
+def list_folder(folder: Path) -> Listing:
+    """Walk a folder with its sub-folders; linked folders are followed once.
+
+    Raises:
+        ImageSetError: there is no such folder, it cannot be read, or a metadata file is
+            malformed or leads out of it.
+    """
+    if folder.is_file():
+        raise ImageSetError(f"{folder} is a file; name the folder that the pictures lie in")
+    if not folder.is_dir():
+        raise ImageSetError(f"{folder}: no such folder (seen from {Path.cwd()}); correct the path")
+    files = sorted(_walk(folder), key=lambda path: path.relative_to(folder).as_posix())
+    rows = {}
+    for name in reversed(METADATA_NAMES):  # .jsonl wins over .csv
+        for file in files:
+            if file.name == name:
+                rows |= {row.path: row for row in read_metadata(file)}
+    pictures = [path for path in files if not _is_document(path)]
+    captions = {path for path in files if path.suffix.lower() in SIDECARS}
+    used = set()
+    candidates = []
+    for path in pictures:
+        sidecars = tuple(p for p in map(path.with_suffix, SIDECARS) if p in captions)
+        used.update(sidecars)
+        name = path.relative_to(folder).as_posix()
+        candidates.append(Candidate(path, name, sidecars, rows.get(path)))
+    known = {candidate.path for candidate in candidates} | used
+    rest = [path for path in files if path not in known and path.name not in METADATA_NAMES]
+    return Listing(
+        candidates=tuple(candidates),
+        missing=tuple(row for path, row in rows.items() if not path.is_file()),
+        others=tuple(path.relative_to(folder).as_posix() for path in rest),
+        lonely_captions=tuple(p.relative_to(folder).as_posix() for p in rest if p in captions),
+    )
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    seen = set()
+
+    def explain(error: OSError) -> None:
+        raise ImageSetError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=explain):
+        real = Path(place).resolve()
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(place, name) for name in files)
+
+
+def _is_document(path: Path) -> bool:
+    return (
+        path.name.startswith(".")
+        or path.suffix.lower() in (*SIDECARS, *DOCUMENTS)
+        or path.name.lower() in DOCUMENT_NAMES
+        or (path.exists() and not path.is_file())  # sockets and pipes would block a reader
+    )
+
+
+def _read_caption(path: Path) -> str:
+    """The text of a sidecar, with white space made single spaces."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CaptionError(f"{path.name} cannot be read: {error.strerror}") from error
+    # Windows editors write UTF-16 with a byte-order mark, which leaves no doubt about it.
+    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        byte = f"byte 0x{data[error.start]:02x} at position {error.start}"
+        raise CaptionError(f"{path.name} is not UTF-8 ({byte}); save it as UTF-8") from None
+    if "\0" in text:
+        raise CaptionError(f"{path.name} is no text file; write the caption anew as UTF-8")
+    return " ".join(text.split())

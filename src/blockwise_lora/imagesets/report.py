@@ -1,0 +1,69 @@
+"""The account of a curation: every input picture, kept or dropped, and why."""
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from blockwise_lora.imagesets.screening import Verdict
+
+
+@dataclass(frozen=True)
+class CurationReport:
+    """What became of a folder.
+
+    Attributes:
+        folder: the folder as it was named.
+        verdicts: one for each input picture, in the order of names.
+        others: files that are no pictures by their names.
+        warnings: what the user should know, in words.
+        sha256: of the resulting set.
+        resolution: side of the prepared squares in pixels.
+    """
+
+    folder: str
+    verdicts: tuple[Verdict, ...]
+    others: tuple[str, ...]
+    warnings: tuple[str, ...]
+    sha256: str
+    resolution: int
+
+    @property
+    def kept(self) -> tuple[Verdict, ...]:
+        return tuple(verdict for verdict in self.verdicts if verdict.kept)
+
+    @property
+    def dropped(self) -> tuple[Verdict, ...]:
+        return tuple(verdict for verdict in self.verdicts if not verdict.kept)
+
+    def summary(self) -> dict[str, Any]:
+        """Counts and warnings, fit for JSON."""
+        return {
+            "folder": self.folder,
+            "in": len(self.verdicts),
+            "kept": len(self.kept),
+            "dropped": len(self.dropped),
+            "reasons": _counts(verdict.reason for verdict in self.dropped),
+            "caption_sources": _counts(verdict.caption_source for verdict in self.kept),
+            "notes": _counts(note for verdict in self.verdicts for note in verdict.notes),
+            "resolution": self.resolution,
+            "sha256": self.sha256,
+            "warnings": list(self.warnings),
+            "other_files": list(self.others),
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The table, one row for each input picture."""
+        return [
+            {
+                "file": verdict.file,
+                "status": "kept" if verdict.kept else "dropped",
+                **{k: v for k, v in asdict(verdict).items() if k not in ("file", "notes")},
+                "notes": "; ".join(verdict.notes),
+            }
+            for verdict in self.verdicts
+        ]
+
+
+def _counts(words: Any) -> dict[str, int]:
+    counts = Counter(words)
+    return {word: counts[word] for word in sorted(counts)}

@@ -1,0 +1,140 @@
+"""One picture at a time: can it be used, and what does it look like."""
+
+from dataclasses import dataclass
+
+import imagehash
+import numpy as np
+from PIL import Image
+
+from blockwise_lora.imagesets.config import CurationConfig
+from blockwise_lora.imagesets.decoding import DecodeError, decode
+from blockwise_lora.imagesets.folder import Candidate, CaptionError
+from blockwise_lora.imagesets.images import pixel_hash
+
+THUMB = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What became of one input picture; one row of the table.
+
+    Attributes:
+        file: relative to the folder.
+        reason: why it was dropped; empty where it was kept.
+        number: the number behind the reason, in the unit that `detail` names.
+        detail: the reason in words, and the remedy.
+        notes: what was changed on the way in, such as "rotated by EXIF".
+        width: of the original in pixels, upright; None where it could not be decoded.
+        height: likewise.
+        format: of the file.
+        caption_source: sidecar, metadata or template.
+        own_caption: what the source says.
+        caption: what is trained on.
+        output: the file name in the curated set.
+    """
+
+    file: str
+    reason: str = ""
+    number: float | None = None
+    detail: str = ""
+    notes: tuple[str, ...] = ()
+    width: int | None = None
+    height: int | None = None
+    format: str = ""
+    caption_source: str = ""
+    own_caption: str = ""
+    caption: str = ""
+    output: str = ""
+
+    @property
+    def kept(self) -> bool:
+        return not self.reason
+
+
+@dataclass(frozen=True)
+class Screened:
+    """A candidate with its verdict so far and, where it was decoded, its looks.
+
+    Attributes:
+        candidate: the file.
+        verdict: kept, or dropped for what the picture itself shows.
+        pixels: hash of the decoded pixels in full size.
+        framed: hash of the pixels of the prepared square.
+        phash: 64-bit perceptual hash.
+        thumb: (32, 32, 3) uint8.
+        colours: distinct colours among 64x64 pixels.
+    """
+
+    candidate: Candidate
+    verdict: Verdict
+    pixels: str = ""
+    framed: str = ""
+    phash: int = 0
+    thumb: np.ndarray | None = None
+    colours: int = 0
+
+
+def screen(candidate: Candidate, config: CurationConfig) -> Screened:
+    """Decode a picture and judge it by itself. Never raises for what is wrong with the file."""
+    try:
+        decoded = decode(candidate.path, config.background, config.max_megapixels)
+    except DecodeError as error:
+        verdict = Verdict(
+            file=candidate.file, reason=error.reason, detail=error.detail, number=error.number
+        )
+        return Screened(candidate, verdict)
+    image = decoded.image
+    caption_reason, caption, source = _caption(candidate, config)
+    reason, number, detail = _too_small(image, config)
+    if not reason and caption_reason:
+        reason, number, detail = caption_reason, None, caption
+    verdict = Verdict(
+        file=candidate.file,
+        reason=reason,
+        number=number,
+        detail=detail,
+        notes=decoded.notes,
+        width=image.width,
+        height=image.height,
+        format=decoded.format,
+        caption_source=source,
+        own_caption="" if caption_reason else caption,
+    )
+    if reason:
+        return Screened(candidate, verdict)
+    return Screened(
+        candidate,
+        verdict,
+        pixels=pixel_hash(image),
+        framed=pixel_hash(config.framing.apply(image)),
+        phash=int(str(imagehash.phash(image)), 16),
+        thumb=np.asarray(image.resize((THUMB, THUMB), Image.Resampling.BOX)),
+        colours=len(image.resize((64, 64), Image.Resampling.BOX).getcolors(64 * 64)),
+    )
+
+
+def _caption(candidate: Candidate, config: CurationConfig) -> tuple[str, str, str]:
+    """Reason to drop the picture (or empty), caption or what is wrong with it, and the source."""
+    try:
+        caption, source = candidate.caption(config.captions)
+    except CaptionError as error:
+        return "caption unreadable", str(error), ""
+    if not source:
+        return "no caption", f"none in {', '.join(config.captions)}; write a .txt beside it", ""
+    return "", caption, source
+
+
+def _too_small(image: Image.Image, config: CurationConfig) -> tuple[str, float | None, str]:
+    short = min(image.size)
+    size = f"{image.width}x{image.height}"
+    if short < config.min_side:
+        detail = f"{size}: a side below {config.min_side} pixels; use a larger picture"
+        return "too small", float(short), detail
+    scale = config.framing.scale(*image.size)
+    if scale > 1 and not config.upscale:
+        detail = (
+            f"{size} would be enlarged {scale:.2f} times to {config.resolution} pixels; "
+            "use a larger picture, or set curation.upscale: true"
+        )
+        return "too small", float(short), detail
+    return "", None, ""
