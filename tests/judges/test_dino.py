@@ -63,7 +63,9 @@ def test_an_unknown_device_is_an_error(judge_folders):
         load_dino(judge_folders["dino"], device="cuda:99")
 
 
-@pytest.mark.parametrize("change", [{"architecture": "resnet"}, {"depth": "six"}, {"mean": None}])
+@pytest.mark.parametrize(
+    "change", [{"architecture": "resnet"}, {"kwargs": {"depth": 6}}, {"mean": None}]
+)
 def test_a_configuration_that_is_none_is_an_error(judge_folders, tmp_path, change):
     folder = tmp_path / "dino"
     shutil.copytree(judge_folders["dino"], folder)

@@ -102,10 +102,9 @@ def load_dino(source: str | Path, device: str = "cpu", batch_size: int = 64) -> 
 def _from_folder(folder: Path) -> dict[str, Any]:
     config, weights = read_json(folder / CONFIG_FILE), folder / WEIGHTS_FILE
     try:
-        if config.pop("architecture") != "vision_transformer":
+        if config["architecture"] != "vision_transformer":
             raise ValueError("the architecture must be vision_transformer")
-        mean, std = tuple(config.pop("mean")), tuple(config.pop("std"))
-        kwargs = config.pop("kwargs", config)
+        mean, std, kwargs = tuple(config["mean"]), tuple(config["std"]), config["kwargs"]
         preprocess = Preprocess(int(kwargs["img_size"]), mean, std)
         with torch.random.fork_rng(devices=[]):  # the initial weights are thrown away
             model = VisionTransformer(**kwargs)

@@ -1,5 +1,8 @@
 """The outcome in words: what the intervals allow to be said, and no more."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from blockwise_lora.judges.bootstrap import Interval
 from blockwise_lora.judges.protocol import Evaluation
 from blockwise_lora.judges.samples import COPY, Row
@@ -11,6 +14,7 @@ WORDS = {
     "prompt": "the prompt",
     "truth": "nearness to the true picture",
 }
+AS_IT_IS: Mapping[str, str] = MappingProxyType({})
 
 
 def ranked(evaluation: Evaluation, score: str) -> list[Row]:
@@ -29,8 +33,17 @@ def winner(evaluation: Evaluation, score: str) -> Row | None:
     return rows[0] if all(ahead) else None
 
 
-def headline(evaluation: Evaluation) -> str:
-    """Which variant combines identity and style best, in one sentence."""
+def headline(evaluation: Evaluation, names: Mapping[str, str] = AS_IT_IS) -> str:
+    """Which variant combines identity and style best, in one sentence.
+
+    Args:
+        evaluation: the outcome.
+        names: how variants are called; a variant that is missing here goes by its own name.
+    """
+
+    def name(row: Row) -> str:
+        return names.get(row.variant, row.variant)
+
     score = "combined" if ranked(evaluation, "combined") else "truth"
     rows = ranked(evaluation, score)
     if not rows:
@@ -41,22 +54,22 @@ def headline(evaluation: Evaluation) -> str:
     best, words = rows[0], WORDS[score]
     mean = evaluation.intervals[best][score]
     if len(rows) == 1:
-        return f"{best.variant} reaches {_range(mean)} on {words}; there is nothing to compare."
+        return f"{name(best)} reaches {_range(mean)} on {words}; there is nothing to compare."
     gap = evaluation.difference(score, best, rows[1])
     if winner(evaluation, score):
         return (
-            f"{best.variant} combines best: {_range(mean)} on {words}, "
-            f"{_range(gap)} above {rows[1].variant}."
+            f"{name(best)} combines best: {_range(mean)} on {words}, "
+            f"{_range(gap)} above {name(rows[1])}."
         )
-    tied = [r.variant for r in rows[1:] if not evaluation.difference(score, best, r).low > 0]
+    tied = [name(r) for r in rows[1:] if not evaluation.difference(score, best, r).low > 0]
     return (
-        f"No clear winner on {words}: {best.variant} has the highest mean ({_range(mean)}), but "
+        f"No clear winner on {words}: {name(best)} has the highest mean ({_range(mean)}), but "
         f"its lead over {_listed(tied)} is within the interval "
-        f"({rows[1].variant}: {_range(gap, signed=True)})."
+        f"({name(rows[1])}: {_range(gap, signed=True)})."
     )
 
 
-def copying(evaluation: Evaluation) -> str:
+def copying(evaluation: Evaluation, names: Mapping[str, str] = AS_IT_IS) -> str:
     """Whether any variant beats copying the nearest training picture, in one or two sentences."""
     sentences = []
     for score in ("combined", "truth"):
@@ -64,8 +77,12 @@ def copying(evaluation: Evaluation) -> str:
         if not rows:
             continue
         leads = [(r, evaluation.difference(score, r, Row(COPY))) for r in rows]
-        better = [f"{r.variant} ({_range(d, signed=True)})" for r, d in leads if d.low > 0]
-        worse = [r.variant for r, d in leads if d.high < 0]
+        better = [
+            f"{names.get(r.variant, r.variant)} ({_range(d, signed=True)})"
+            for r, d in leads
+            if d.low > 0
+        ]
+        worse = [names.get(r.variant, r.variant) for r, d in leads if d.high < 0]
         if better:
             verb = "beats" if len(better) == 1 else "beat"
             text = f"On {WORDS[score]}, {_listed(better)} {verb} copying"
@@ -91,8 +108,8 @@ def _copied(evaluation: Evaluation, score: str) -> bool:
 
 
 def _range(by: Interval, signed: bool = False) -> str:
-    sign = "+" if signed else ""
-    return f"{by.mean:{sign}.2f} [{by.low:{sign}.2f}, {by.high:{sign}.2f}]"
+    form = ("+" if signed else "") + (".2f" if by.high - by.low > 0.05 else ".3f")
+    return f"{by.mean:{form}} [{by.low:{form}}, {by.high:{form}}]"
 
 
 def _listed(names: list[str]) -> str:

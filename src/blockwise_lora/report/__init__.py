@@ -1,0 +1,1 @@
+"""What a person looks at: the picture grid, tables, charts and the page that holds them all."""
