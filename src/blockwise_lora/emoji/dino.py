@@ -23,9 +23,9 @@ from blockwise_lora.emoji.sampling import ConceptSampler
 ARCHITECTURE = {
     "img_size": 64,
     "patch_size": 8,
-    "embed_dim": 192,
+    "embed_dim": 128,
     "depth": 6,
-    "num_heads": 3,
+    "num_heads": 2,
     "num_classes": 0,
 }
 PROTOTYPES = 1024
@@ -35,7 +35,7 @@ OTHER_HAND = 0.5
 
 
 def build_dino() -> VisionTransformer:
-    """Patches of 8, width 192, six blocks, 2.7M parameters."""
+    """Patches of 8, width 128, six blocks, 1.2M parameters."""
     return VisionTransformer(**ARCHITECTURE)
 
 
