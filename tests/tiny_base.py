@@ -1,8 +1,10 @@
-"""A Stable Diffusion folder small enough for tests, with random weights."""
+"""A Stable Diffusion folder small enough for tests, with random weights, and pictures for it."""
 
+import json
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 
 def write_tiny_base(folder: Path, **scheduler: object) -> Path:
@@ -74,3 +76,15 @@ def _letter_tokenizer():
     words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{x}</w>" for x in letters)]
     vocabulary = {word: i for i, word in enumerate(words)}
     return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=32)
+
+
+def write_tiny_pictures(folder: Path, count: int = 5, side: int = 16) -> Path:
+    """Write an image folder of coloured squares with captions."""
+    folder.mkdir(parents=True)
+    lines = []
+    for i in range(count):
+        colour = (40 * i % 256, 255 - 30 * i, 90)
+        Image.new("RGB", (side, side), colour).save(folder / f"{i}.png")
+        lines.append(json.dumps({"file_name": f"{i}.png", "text": f"zkc square, {i}"}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    return folder

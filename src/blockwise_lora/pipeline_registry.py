@@ -1,5 +1,6 @@
 """The project's pipelines, by name."""
 
+import warnings
 from importlib import import_module
 
 from kedro.pipeline import Pipeline
@@ -11,6 +12,8 @@ PIPELINES = (*DEFAULT, "pretraining")
 
 def register_pipelines() -> dict[str, Pipeline]:
     """Build every pipeline; `__default__` is the whole job of one variant."""
+    # A node that brings both concepts together takes datasets of both namespaces: names with a dot.
+    warnings.filterwarnings("ignore", "One or more dataset names contain '.'", UserWarning)
     pipelines = {}
     for name in PIPELINES:
         module = f"{__package__}.pipelines.{name}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from blockwise_lora.diffusion.weights import (
     fingerprint,
     hub_snapshot,
 )
+from blockwise_lora.parameters import typed
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
@@ -170,6 +171,17 @@ def load_base(
         module.requires_grad_(False).eval().to(device)
     log.info("Base model %s (%s), %s on %s", name, sha256[:12], str(dtype)[6:], device)
     return BaseModel(**parts, name=name, sha256=sha256, device=device, dtype=dtype)
+
+
+def load_from_parameters(group: Mapping[str, Any], device: str) -> BaseModel:
+    """Load the model that the parameter group `base_model` names.
+
+    Raises:
+        ParameterError: the group does not fit.
+        BaseModelError: as `load_base`.
+    """
+    config = typed(BaseModelConfig, group, "base_model")
+    return load_base(config.source, device, config.dtype, config.config)
 
 
 def _device(device: str | torch.device) -> torch.device:

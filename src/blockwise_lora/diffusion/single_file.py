@@ -78,9 +78,7 @@ INDEX = {
 }
 
 
-def load_single_file(
-    path: Path, dtype: torch.dtype, config: Path | None = None
-) -> dict[str, Any]:
+def load_single_file(path: Path, dtype: torch.dtype, config: Path | None = None) -> dict[str, Any]:
     """The parts of a model in Stability's original ("LDM") format.
 
     Args:

@@ -1,0 +1,204 @@
+"""Pictures of every prompt and seed under several combinations of adapters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from blockwise_lora.adapters import set_strengths
+from blockwise_lora.diffusion.prompts import CONDITIONS, Concept, Condition, fill_all
+from blockwise_lora.diffusion.sampling import SamplingConfig, sample
+from blockwise_lora.errors import UserError
+from blockwise_lora.parameters import ParameterError, asdict, typed
+
+if TYPE_CHECKING:
+    from blockwise_lora.diffusion.base import BaseModel
+
+_METADATA = "metadata.jsonl"
+_ACTIVE: Mapping[Condition, tuple[str, ...]] = {
+    "base": (),
+    "character": ("character",),
+    "style": ("style",),
+    "both": ("character", "style"),
+}
+
+
+class SampleSetError(UserError):
+    """A folder of samples that cannot be read."""
+
+
+@dataclass(frozen=True)
+class Strengths:
+    """How strongly each adapter acts: a number, or numbers by block (see `set_strengths`)."""
+
+    character: float | Mapping[str, float] = 1.0
+    style: float | Mapping[str, float] = 1.0
+
+
+@dataclass(frozen=True)
+class CombinationConfig:
+    """The parameter group `combination`.
+
+    Raises:
+        ValueError: less than one picture per prompt.
+    """
+
+    pictures_per_prompt: int = 4
+    """Each with a seed of its own, counting up from the run's seed."""
+    strengths: Strengths = field(default_factory=Strengths)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+    def __post_init__(self) -> None:
+        if self.pictures_per_prompt < 1:
+            raise ValueError(f"pictures_per_prompt is at least 1, not {self.pictures_per_prompt}")
+
+
+@dataclass(frozen=True)
+class SampleRow:
+    """What a sampled picture is of.
+
+    Attributes:
+        condition: which adapters were active.
+        prompt_index: of its prompt among the templates.
+        prompt: as given to the model.
+        seed: of its initial noise.
+        variant: what the adapters are called in the comparison.
+    """
+
+    condition: Condition
+    prompt_index: int
+    prompt: str
+    seed: int
+    variant: str
+
+    @property
+    def file_name(self) -> str:
+        """A name of its own within a set."""
+        return f"{self.condition}-{self.prompt_index:03d}-{self.seed}.png"
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """Sampled pictures with what they are of, in the same order.
+
+    Attributes:
+        rows: one a picture.
+        pictures: RGB.
+    """
+
+    rows: tuple[SampleRow, ...]
+    pictures: tuple[Image.Image, ...] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.rows) != len(self.pictures):
+            raise ValueError(f"{len(self.rows)} rows but {len(self.pictures)} pictures")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[tuple[SampleRow, Image.Image]]:
+        return iter(zip(self.rows, self.pictures, strict=True))
+
+    def write(self, folder: Path) -> None:
+        """Write pictures and metadata.jsonl into an existing, empty folder."""
+        lines = []
+        for row, picture in self:
+            picture.save(folder / row.file_name)
+            lines.append(json.dumps({"file_name": row.file_name} | asdict(row)))
+        (folder / _METADATA).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> SampleSet:
+        """Read what `write` wrote.
+
+        Raises:
+            SampleSetError: something is missing or damaged.
+        """
+        metadata = folder / _METADATA
+        rows, pictures = [], []
+        try:
+            for line in metadata.read_text(encoding="utf-8").splitlines():
+                values = json.loads(line)
+                name = values.pop("file_name")
+                row = typed(SampleRow, values, str(metadata))
+                if name != row.file_name:  # no other name, so none that leads out of the folder
+                    raise ValueError(f"file_name {name!r} is not {row.file_name!r}")
+                with Image.open(folder / name) as picture:
+                    pictures.append(picture.convert("RGB"))
+                rows.append(row)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ParameterError) as error:
+            raise SampleSetError(
+                f"{folder}: the sampled pictures cannot be read ({error}). Sample them again: "
+                f"kedro run --pipelines combination"
+            ) from error
+        return cls(tuple(rows), tuple(pictures))
+
+
+def sample_conditions(
+    base: BaseModel,
+    templates: Sequence[str],
+    seeds: Sequence[int],
+    conditions: Sequence[Condition],
+    *,
+    character: Concept,
+    style: Concept,
+    config: SamplingConfig,
+    strengths: Strengths = Strengths(),
+    variant: str = "",
+) -> SampleSet:
+    """Sample every prompt with every seed under every condition.
+
+    The same prompt and seed start from the same noise under all conditions.
+
+    Args:
+        base: the model with the adapters `character` and `style` attached, so far as the
+            conditions need them; whatever else is attached is off.
+        templates: prompts, see `prompts`.
+        seeds: of the initial noise.
+        conditions: which combinations of adapters.
+        character: words for the character.
+        style: words for the style.
+        config: how to sample.
+        strengths: of the adapters where they are active.
+        variant: recorded in the rows.
+
+    Raises:
+        PromptError: a prompt cannot be filled in; nothing is sampled.
+        AdapterError, MaskError: an adapter is missing or a strength does not fit.
+    """
+    prompts = {c: fill_all(templates, c, character, style) for c in conditions}
+    rows: list[SampleRow] = []
+    pictures: list[Image.Image] = []
+    for condition in conditions:
+        new = [
+            SampleRow(condition, i, prompt, seed, variant)
+            for i, prompt in enumerate(prompts[condition])
+            for seed in seeds
+        ]
+        active = {name: getattr(strengths, name) for name in _ACTIVE[condition]}
+        set_strengths(base.unet, active)
+        pictures += sample(
+            base,
+            [row.prompt for row in new],
+            [row.seed for row in new],
+            config,
+            title=f"sampling {variant}/{condition}" if variant else f"sampling {condition}",
+        )
+        rows += new
+    return SampleSet(tuple(rows), tuple(pictures))
+
+
+def contact_sheet(samples: SampleSet, side: int = 96) -> Image.Image:
+    """Prompts and seeds down, conditions across, each picture `side` pixels wide."""
+    across = [c for c in CONDITIONS if any(row.condition == c for row in samples.rows)]
+    down = sorted({(row.prompt_index, row.seed) for row in samples.rows})
+    sheet = Image.new("RGB", (side * max(1, len(across)), side * max(1, len(down))), "white")
+    for row, picture in samples:
+        place = across.index(row.condition), down.index((row.prompt_index, row.seed))
+        sheet.paste(picture.resize((side, side)), (place[0] * side, place[1] * side))
+    return sheet

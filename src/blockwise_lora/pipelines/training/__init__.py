@@ -1,0 +1,5 @@
+"""Training one adapter for each concept."""
+
+from blockwise_lora.pipelines.training.pipeline import create_pipeline
+
+__all__ = ["create_pipeline"]

@@ -1,0 +1,203 @@
+import dataclasses
+
+import pytest
+import torch
+
+from blockwise_lora.adapters import AdapterSpec, attached_names, detach, trainable_parameters
+from blockwise_lora.blocks import MaskError
+from blockwise_lora.diffusion import trainer
+from blockwise_lora.diffusion.caches import CachedSet
+from blockwise_lora.diffusion.config import TrainingConfig
+from blockwise_lora.diffusion.draws import draw
+from blockwise_lora.diffusion.learner import TrainingError
+from blockwise_lora.diffusion.trainer import batch_loss, train
+from blockwise_lora.imagesets import ImageSet
+
+SPEC = AdapterSpec(blocks="out2-out3", method="locon", rank=2)
+CONFIG = TrainingConfig(steps=6, batch_size=2, learning_rate=1e-3, checkpoint_every=2)
+
+
+class KilledError(Exception):
+    """Stands for a kill: raised between two steps."""
+
+
+def weights(base, images, spec=SPEC, config=CONFIG, **options):
+    """Train, and return the adapter's weights and losses; the U-Net is as before."""
+    trained = train(base, images, spec, config, **options)
+    name = trained.attached.name
+    result = [p.detach().clone() for p in trainable_parameters(base.unet, name)]
+    detach(base.unet, name)
+    return result, trained
+
+
+def same(first, second):
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_training_lowers_the_loss(base, images):
+    config = dataclasses.replace(CONFIG, steps=60, batch_size=4, learning_rate=1e-2)
+    _, trained = weights(base, images, AdapterSpec(method="locon", rank=4), config)
+    losses = torch.tensor(trained.losses)
+    assert len(losses) == 60
+    assert losses[-15:].mean() < 0.8 * losses[:15].mean()
+
+
+def test_the_base_and_the_blocks_left_out_stay_as_they_are(base, images):
+    before = {k: v.clone() for k, v in base.unet.state_dict().items()}
+    trained = train(base, images, SPEC, CONFIG)
+    assert all(name.startswith(("up_blocks.2", "up_blocks.3")) for name in trained.attached.ranks)
+    assert any(p.abs().sum() > 0 for p in trainable_parameters(base.unet, "adapter")[1::2]), "B"
+    detach(base.unet, "adapter")
+    after = base.unet.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[k], before[k]) for k in before)
+
+
+def test_one_seed_one_adapter_whatever_ran_before(base, images):
+    first, one = weights(base, images)
+    torch.manual_seed(99)
+    torch.randn(7)
+    second, two = weights(base, images)
+    assert same(first, second) and one.losses == two.losses
+    other, _ = weights(base, images, config=dataclasses.replace(CONFIG, seed=1))
+    assert not same(first, other)
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(base, images, tmp_path):
+    whole, uninterrupted = weights(base, images)
+
+    def kill(step):
+        if step == 5:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train(base, images, SPEC, CONFIG, checkpoint_dir=tmp_path, on_step=kill)
+    assert attached_names(base.unet) == ()
+    assert len(list(tmp_path.iterdir())) == 1, "older states are pruned"
+    steps = []
+    resumed, trained = weights(base, images, checkpoint_dir=tmp_path, on_step=steps.append)
+    assert trained.resumed_from == 4 and steps == [5, 6]
+    assert same(whole, resumed)
+    assert trained.losses == uninterrupted.losses
+    assert list(tmp_path.iterdir()) == [], "removed on success"
+
+
+def test_another_configuration_does_not_take_the_saved_state(base, images, tmp_path):
+    def kill(step):
+        if step == 3:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train(base, images, SPEC, CONFIG, checkpoint_dir=tmp_path, on_step=kill)
+    other = dataclasses.replace(CONFIG, learning_rate=2e-3)
+    _, trained = weights(base, images, config=other, checkpoint_dir=tmp_path)
+    assert trained.resumed_from == 0
+    _, trained = weights(base, images, checkpoint_dir=tmp_path)
+    assert trained.resumed_from == 2
+
+
+def test_a_damaged_state_is_not_used(base, images, tmp_path, caplog):
+    def kill(step):
+        if step == 3:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train(base, images, SPEC, CONFIG, checkpoint_dir=tmp_path, on_step=kill)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:-100])
+    _, trained = weights(base, images, checkpoint_dir=tmp_path)
+    assert trained.resumed_from == 0
+    assert str(file) in caplog.text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"min_snr_gamma": None},
+        {"noise_offset": 0.1},
+        {"caption_dropout": 0.5},
+        {"timesteps": "uniform"},
+        {"schedule": "constant"},
+        {"schedule": "linear"},
+        {"warmup_steps": 3},
+        {"weight_decay": 0.5},
+        {"betas": (0.5, 0.9)},
+        {"max_grad_norm": 1e-4},
+        {"batch_size": 3},
+    ],
+    ids=str,
+)
+def test_every_switch_does_something(base, images, change):
+    config = dataclasses.replace(CONFIG, steps=4)
+    plain, _ = weights(base, images, config=config)
+    changed, _ = weights(base, images, config=dataclasses.replace(config, **change))
+    assert not same(plain, changed)
+
+
+def test_gradient_checkpointing_changes_memory_only(base, images, monkeypatch):
+    seen = []
+    loss_of = trainer.batch_loss
+
+    def watched(model, *arguments):
+        seen.append(model.unet.is_gradient_checkpointing)
+        return loss_of(model, *arguments)
+
+    monkeypatch.setattr(trainer, "batch_loss", watched)
+    plain, _ = weights(base, images)
+    config = dataclasses.replace(CONFIG, gradient_checkpointing=True)
+    saved, _ = weights(base, images, config=config)
+    assert seen == [False] * 6 + [True] * 6
+    for a, b in zip(plain, saved, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    assert not base.unet.is_gradient_checkpointing
+
+
+def test_no_gradient_below_the_first_trained_block(base, images):
+    train(base, images, AdapterSpec(blocks="out3", rank=2), CONFIG)
+    went_back = {}
+
+    def watch(name):
+        def hook(module, inputs, output):
+            went_back[name] = (output[0] if isinstance(output, tuple) else output).requires_grad
+
+        return hook
+
+    watched = [("in", base.unet.down_blocks[0]), ("mid", base.unet.mid_block)]
+    watched += [("out2", base.unet.up_blocks[2]), ("out3", base.unet.up_blocks[3])]
+    hooks = [module.register_forward_hook(watch(name)) for name, module in watched]
+    cached = CachedSet.of(base, images)
+    draws = draw(CONFIG, 0, len(cached), tuple(cached.mean.shape[1:]), 1000)
+    batch_loss(base, cached, draws, base.scheduler.alphas_cumprod, None)
+    for hook in hooks:
+        hook.remove()
+    assert went_back == {"in": False, "mid": False, "out2": False, "out3": True}
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(base, images, tmp_path):
+    config = dataclasses.replace(CONFIG, learning_rate=1e30, log_every=1)
+    with pytest.raises(TrainingError, match=r"step [12] of 6.*learning_rate"):
+        train(base, images, SPEC, config, checkpoint_dir=tmp_path)
+    assert attached_names(base.unet) == ()
+
+
+def test_mistakes_cost_no_training(base, images, tmp_path):
+    with pytest.raises(MaskError):
+        train(base, images, AdapterSpec(blocks="out9"), CONFIG)
+    with pytest.raises(TrainingError, match="no pictures"):
+        train(base, ImageSet(tmp_path, ()), SPEC, CONFIG)
+    half = dataclasses.replace(base, dtype=torch.float16)
+    with pytest.raises(TrainingError, match="bfloat16"):
+        train(half, images, SPEC, CONFIG)
+    assert attached_names(base.unet) == ()
+
+
+def test_bfloat16_trains_float32_adapters(tiny_base_folder, images):
+    from blockwise_lora.diffusion.base import load_base
+
+    half = load_base(tiny_base_folder, dtype="bfloat16")
+    trained = train(half, images, SPEC, CONFIG)
+    assert half.unet.conv_in.weight.dtype == torch.bfloat16
+    adapter = trainable_parameters(half.unet, "adapter")
+    assert {p.dtype for p in adapter} == {torch.float32}
+    assert any(p.abs().sum() > 0 for p in adapter[1::2])
+    assert all(torch.isfinite(torch.tensor(trained.losses)))
