@@ -107,7 +107,9 @@ class CurationConfig:
                 self.resolution >= 8 and self.resolution % 8 == 0
             ),
             "min_side is at least 2": self.min_side >= 2,
-            "max_megapixels is above 0": self.max_megapixels > 0,
+            "max_megapixels is above 0 and, Pillow's own limit, below 178": (
+                0 < self.max_megapixels < 178
+            ),
             "hash_bits is 0 to 64": 0 <= self.hash_bits <= 64,
             "pixel_difference is 0 to 255": 0 <= self.pixel_difference <= 255,
             "captions names at least one source": bool(self.captions),

@@ -81,7 +81,7 @@ def _tile(image: Image.Image | None, text: str, name: str, ink: Ink) -> Image.Im
         size = tuple(max(1, round(side * scale)) for side in image.size)
         tile.paste(image.resize(size, method), tuple((TILE - side) // 2 for side in size))
     font = ImageFont.load_default(11)
-    wrapped = [*textwrap.wrap(name, 20)[:1], *textwrap.wrap(text, 20)]
+    wrapped = [*textwrap.wrap(name, 19)[:1], *textwrap.wrap(text, 19)]
     for number, line in enumerate(wrapped[:LINES]):
         draw.text((0, TILE + 1 + number * LINE), line, INK if number == 0 else ink, font)
     return tile

@@ -3,17 +3,16 @@
 import os
 import re
 import unicodedata
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
-from PIL import Image
 from tqdm import tqdm
 
 from blockwise_lora.imagesets.config import CaptionRule, CurationConfig
+from blockwise_lora.imagesets.decoding import without_warnings
 from blockwise_lora.imagesets.duplicates import drop_duplicates
 from blockwise_lora.imagesets.errors import ImageSetError
 from blockwise_lora.imagesets.folder import Listing, list_folder
@@ -72,10 +71,7 @@ def _screen_all(
     listing: Listing, config: CurationConfig, name: str, progress: bool
 ) -> list[Screened]:
     workers = config.workers or os.cpu_count() or 1
-    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
-        # Our own limit is checked from the header; what Pillow warns of is then in the report.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        warnings.filterwarnings("ignore", module="PIL")
+    with without_warnings(), ThreadPoolExecutor(workers) as pool:
         jobs = pool.map(lambda candidate: screen(candidate, config), listing.candidates)
         total = len(listing.candidates)
         return list(tqdm(jobs, total=total, desc=f"screening {name}", disable=not progress))

@@ -5,6 +5,9 @@ named. Its plugins raise almost anything on malformed bytes; all of it becomes `
 """
 
 import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +86,18 @@ def decode(
         words = " ".join(f"{type(error).__name__} {error}".split())[:200]
         detail = f"truncated or corrupt ({words}); export it again"
         raise DecodeError(path, "damaged", detail) from error
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Silence Pillow's warnings, for the whole process: enter it outside of threads.
+
+    What they are about (sizes, broken tags) is judged here and told in the report.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.filterwarnings("ignore", module="PIL")
+        yield
 
 
 def _opened(path: Path) -> Image.Image:

@@ -8,7 +8,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from blockwise_lora.atomic import replace_folder
-from blockwise_lora.imagesets.decoding import decode
+from blockwise_lora.imagesets.decoding import decode, without_warnings
 from blockwise_lora.imagesets.errors import ImageSetError
 from blockwise_lora.imagesets.images import ImageSet, Picture, pixel_hash
 from blockwise_lora.imagesets.metadata import MetadataRow, read_metadata
@@ -61,7 +61,7 @@ def write_imagefolder(folder: str | Path, images: ImageSet, *, progress: bool = 
     """
     folder = Path(folder)
     _check_target(folder, images)
-    with replace_folder(folder) as new:
+    with without_warnings(), replace_folder(folder) as new:
         lines = []
         bar = tqdm(images.pictures, desc=f"writing {folder.name}", disable=not progress)
         for picture in bar:

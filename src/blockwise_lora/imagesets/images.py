@@ -87,6 +87,13 @@ class ImageSet:
     def captions(self) -> tuple[str, ...]:
         return tuple(picture.caption for picture in self.pictures)
 
+    def find(self, name: str) -> Picture | None:
+        """The picture of a file name, the set's own or that of the original."""
+        for picture in self.pictures:
+            if name in (picture.source, picture.file_name):
+                return picture
+        return None
+
     def __len__(self) -> int:
         return len(self.pictures)
 

@@ -1,0 +1,231 @@
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from blockwise_lora.imagesets import (
+    CaptionRule,
+    CurationConfig,
+    ImageSet,
+    ImageSetError,
+    curate,
+    write_imagefolder,
+)
+from blockwise_lora.imagesets.curation import file_name
+
+RULE = CaptionRule("zkc", "cat face")
+
+
+def snapshot(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def mixed(raw, textured):
+    """What people have: nested, mixed formats, some of it broken."""
+    (raw / "sub").mkdir()
+    textured(0).save(raw / "a.png")
+    textured(1, 200, 100).save(raw / "sub" / "Wide one.JPG")
+    textured(2).convert("RGBA").save(raw / "sub" / "c.webp", lossless=True)
+    textured(3, 32, 32).save(raw / "small.png")
+    textured(4, 1, 1).save(raw / "dot.png")
+    textured(0).save(raw / "again.bmp")
+    textured(5).save(raw / "latin.png")
+    (raw / "latin.txt").write_bytes("été".encode("latin-1"))
+    (raw / "a.txt").write_text("cat face, grinning")
+    (raw / "broken.png").write_bytes((raw / "a.png").read_bytes()[:500])
+    (raw / "word.png").write_text("not a picture")
+    (raw / "metadata.jsonl").write_text('{"file_name": "gone.png", "text": "x"}')
+    return raw
+
+
+def test_every_picture_is_kept_or_dropped_with_a_reason(mixed):
+    before = snapshot(mixed)
+    images, report = curate(mixed, RULE, CurationConfig())
+    assert {v.file: v.reason for v in report.verdicts} == {
+        "a.png": "",
+        "again.bmp": "duplicate",
+        "broken.png": "damaged",
+        "dot.png": "too small",
+        "gone.png": "missing",
+        "latin.png": "caption unreadable",
+        "small.png": "too small",
+        "sub/Wide one.JPG": "",
+        "sub/c.webp": "",
+        "word.png": "not an image",
+    }
+    assert [(p.file_name, p.caption, p.source) for p in images] == [
+        ("a.png", "zkc cat face, grinning", "a.png"),
+        ("sub-wide-one.png", "zkc cat face", "sub/Wide one.JPG"),
+        ("sub-c.png", "zkc cat face", "sub/c.webp"),
+    ]
+    summary = report.summary()
+    assert (summary["in"], summary["kept"], summary["dropped"]) == (10, 3, 7)
+    assert sum(summary["reasons"].values()) == 7
+    assert summary["caption_sources"] == {"sidecar": 1, "template": 2}
+    assert summary["sha256"] == images.sha256
+    assert all(v.detail for v in report.dropped)
+    small = next(v for v in report.dropped if v.file == "small.png")
+    assert small.number == 32
+    assert "2.00 times to 64 pixels; use a larger picture, or set curation.upscale" in small.detail
+    assert snapshot(mixed) == before
+
+
+def test_same_input_same_bytes_whatever_the_number_of_threads(mixed, tmp_path):
+    for name, workers in (("one", 1), ("four", 4)):
+        images, report = curate(mixed, RULE, CurationConfig(workers=workers))
+        write_imagefolder(tmp_path / name, images)
+    assert snapshot(tmp_path / "one") == snapshot(tmp_path / "four")
+    assert json.dumps(report.rows()) == json.dumps(
+        curate(mixed, RULE, CurationConfig(workers=2))[1].rows()
+    )
+    written = ImageSet.read(tmp_path / "one")
+    assert written.sha256 == report.sha256
+    assert written.find("sub/Wide one.JPG") is written[1]
+    assert written[1].open().size == (64, 64)
+
+
+def test_curating_a_curated_set_changes_nothing(mixed, tmp_path):
+    images, _ = curate(mixed, RULE, CurationConfig())
+    write_imagefolder(tmp_path / "set", images)
+    again, report = curate(tmp_path / "set", RULE, CurationConfig())
+    assert {(p.sha256, p.caption) for p in again} == {(p.sha256, p.caption) for p in images}
+    assert not report.dropped
+    assert {v.caption_source for v in report.kept} == {"metadata"}
+
+
+def test_upscaling_only_when_asked_and_never_from_nothing(mixed):
+    _, report = curate(mixed, RULE, CurationConfig(upscale=True))
+    reasons = {v.file: v.reason for v in report.verdicts}
+    assert (reasons["small.png"], reasons["dot.png"]) == ("", "too small")
+
+
+def test_cropping_needs_the_shorter_side(raw, textured):
+    textured(1, 200, 60).save(raw / "a.png")
+    assert len(curate(raw, RULE, CurationConfig())[0]) == 1
+    with pytest.raises(ImageSetError, match="too small"):
+        curate(raw, RULE, CurationConfig(square="crop"))
+
+
+def test_pictures_without_caption_can_be_dropped(mixed):
+    images, report = curate(mixed, RULE, CurationConfig(captions=("sidecar",)))
+    assert [p.file_name for p in images] == ["a.png"]
+    assert report.summary()["reasons"]["no caption"] == 3
+
+
+def test_nothing_left_says_why(raw):
+    with pytest.raises(ImageSetError, match="no pictures in it; put some there"):
+        curate(raw, RULE, CurationConfig())
+    for number in range(12):
+        (raw / f"{number:02}.png").write_text("x")
+    with pytest.raises(ImageSetError) as caught:
+        curate(raw, RULE, CurationConfig())
+    assert "none of 12 pictures can be used" in str(caught.value)
+    assert "00.png: not an image" in str(caught.value)
+    assert "and 2 more" in str(caught.value)
+
+
+def test_a_picture_exchanged_after_the_screening_is_noticed(raw, textured, tmp_path):
+    textured(0).save(raw / "a.png")
+    images, _ = curate(raw, RULE, CurationConfig())
+    textured(1).save(raw / "a.png")
+    with pytest.raises(ImageSetError, match=r"a\.png has changed"):
+        write_imagefolder(tmp_path / "set", images)
+    assert not (tmp_path / "set").exists()
+
+
+def test_the_originals_are_never_written_over(raw, textured):
+    textured(0).save(raw / "a.png")
+    images, _ = curate(raw, RULE, CurationConfig())
+    for target in (raw, raw.parent):
+        with pytest.raises(ImageSetError, match="holds the original"):
+            write_imagefolder(target, images)
+
+
+def test_photographs_in_the_embedded_world_are_warned_of(raw, textured, face):
+    textured(0, 600, 400).save(raw / "photo.png")
+    assert "belong with --env sd15" in curate(raw, RULE, CurationConfig())[1].warnings[0]
+    assert not curate(raw, RULE, CurationConfig(resolution=512, upscale=True))[1].warnings
+    face("smile").resize((512, 512)).save(raw / "large drawing.png")
+    face("frown").save(raw / "drawing.png")
+    assert not curate(raw, RULE, CurationConfig())[1].warnings
+
+
+def test_captions_without_a_picture_are_warned_of(raw, textured):
+    textured(0).save(raw / "a.png")
+    (raw / "b.txt").write_text("x")
+    _, report = curate(raw, RULE, CurationConfig())
+    assert report.warnings == ("1 caption files have no picture of the same name: b.txt",)
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("sub/Cat 1.JPG", "sub-cat-1.png"),
+        ("été.png", "ete.png"),
+        ("猫.png", "picture.png"),
+        ("no.ending/x", "no-ending-x.png"),
+        ("x" * 300 + ".png", "x" * 80 + ".png"),
+    ],
+)
+def test_file_names(file, name):
+    assert file_name(file) == name
+
+
+def test_names_that_collide_stay_apart(raw, textured):
+    for seed, name in enumerate(("猫.png", "犬.png", "A b.png", "a-b.png")):
+        textured(seed).save(raw / name)
+    images, _ = curate(raw, RULE, CurationConfig())
+    assert len({p.file_name for p in images}) == 4
+
+
+def mutate(data: bytes, rng: np.random.Generator) -> bytes:
+    """One of the ways in which files go bad."""
+    data = bytearray(data)
+    kind = rng.integers(6)
+    place = int(rng.integers(len(data)))
+    if kind == 0:
+        return bytes(data[:place])
+    if kind == 1:
+        return bytes(data[place:])
+    if kind == 2:
+        del data[place : place + int(rng.integers(1, 64))]
+    elif kind == 3:
+        data[place:place] = rng.bytes(int(rng.integers(1, 64)))
+    elif kind == 4:
+        for spot in rng.integers(0, len(data), 8):
+            data[spot] = int(rng.integers(256))
+    else:  # the header, where sizes and lengths are
+        for spot in rng.integers(0, min(64, len(data)), 2):
+            data[spot] = int(rng.integers(256))
+    return bytes(data)
+
+
+def test_no_malformed_file_crashes_or_is_lost(raw, textured):
+    rng = np.random.default_rng(7)
+    kinds = ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "PPM", "TGA", "JPEG2000"]
+    originals = []
+    for seed, kind in enumerate(kinds):
+        image = textured(seed)
+        exif = Image.Exif()
+        exif[0x0112] = 8
+        options = {"exif": exif} if kind in ("PNG", "JPEG", "WEBP", "TIFF", "AVIF") else {}
+        buffer = io.BytesIO()
+        image.save(buffer, kind, **options)
+        originals.append(buffer.getvalue())
+    for number in range(120):
+        (raw / f"{number:03}").write_bytes(mutate(originals[number % len(kinds)], rng))
+        if number % 3 == 0:
+            (raw / f"{number:03}.txt").write_bytes(mutate("grinning, été 猫".encode(), rng))
+    textured(99).save(raw / "good.png")
+    images, report = curate(raw, RULE, CurationConfig(max_megapixels=4))
+    assert len(report.verdicts) == 121
+    assert len(report.kept) + len(report.dropped) == 121
+    assert len(images) == len(report.kept) >= 1
+    assert all(v.detail for v in report.dropped)
+    shutil.rmtree(raw / "set", ignore_errors=True)
+    written = write_imagefolder(raw.parent / "set", images)
+    assert all(p.open().size == (64, 64) for p in written)
