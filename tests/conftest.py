@@ -1,20 +1,29 @@
 """Fixtures that several packages' tests share."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from diffusers import UNet2DConditionModel
 
-from blockwise_lora.diffusion.base import BaseModel, load_base
-from tiny_base import write_tiny_base
+# Heavy imports wait for the fixtures that need them, so that tests without a model start at once.
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+
+    from blockwise_lora.diffusion.base import BaseModel
+
+# On tensors this small, threads cost more in waiting for each other than they save, above all
+# where several tests run at once. It has to be said before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture
-def make_unet() -> Callable[..., UNet2DConditionModel]:
+def make_unet() -> "Callable[..., UNet2DConditionModel]":
     """A factory of small U-Nets of exactly SD 1.5's structure: same blocks, same module names."""
+    import torch
+    from diffusers import UNet2DConditionModel
 
     def make(seed: int = 0, **changes: object) -> UNet2DConditionModel:
         config = {
@@ -32,7 +41,7 @@ def make_unet() -> Callable[..., UNet2DConditionModel]:
 
 
 @pytest.fixture
-def tiny_unet(make_unet: Callable[..., UNet2DConditionModel]) -> UNet2DConditionModel:
+def tiny_unet(make_unet: "Callable[..., UNet2DConditionModel]") -> "UNet2DConditionModel":
     """A new small U-Net with the same weights every time; tests may change it."""
     return make_unet()
 
@@ -41,6 +50,7 @@ def tiny_unet(make_unet: Callable[..., UNet2DConditionModel]) -> UNet2DCondition
 def judge_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders of small CLIP and DINO judges with random weights, in the shipped files' format."""
     import open_clip
+    import torch
     from safetensors.torch import save_file
     from timm.models.vision_transformer import VisionTransformer
 
@@ -72,10 +82,14 @@ def judge_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def tiny_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole Stable Diffusion folder with random weights: 16 px pictures, 8x8 latents."""
+    from tiny_base import write_tiny_base
+
     return write_tiny_base(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="session")
-def loaded_tiny_base(tiny_base_folder: Path) -> BaseModel:
+def loaded_tiny_base(tiny_base_folder: Path) -> "BaseModel":
     """The model of `tiny_base_folder`, loaded once: tests leave its U-Net as they found it."""
+    from blockwise_lora.diffusion.base import load_base
+
     return load_base(tiny_base_folder)

@@ -240,7 +240,7 @@ def test_another_structure_is_refused_and_the_unet_untouched(saved, make_unet):
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
     )
-    with pytest.raises(AdapterError, match=r"down_blocks\.2\.\S+ is missing"):
+    with pytest.raises(AdapterError, match=r"\.proj_in is missing.* and \d+ more"):
         load_adapter(shorter, adapter, "a")
     assert [name for name, _ in wider.named_modules()] == modules
     assert attached_names(wider) == ()
