@@ -65,7 +65,7 @@ class VariantsDataset(AbstractDataset[Any, dict[str, Callable[[], Any]]]):
 
     def load(self) -> dict[str, Callable[[], Any]]:
         """Loading functions by key, in the order of the keys; empty where nothing was made."""
-        return {key: partial(self._load, key) for key in self._keys()}
+        return {key: partial(self._load_one, key) for key in self._keys()}
 
     def save(self, data: Any) -> None:
         """Check that what was saved by its own dataset can be found here.
@@ -83,7 +83,7 @@ class VariantsDataset(AbstractDataset[Any, dict[str, Callable[[], Any]]]):
         found = (place.relative_to(root).as_posix() for place in root.glob(self._places))
         return sorted(key.removesuffix(self._ending) for key in found if not key.startswith("."))
 
-    def _load(self, key: str) -> Any:
+    def _load_one(self, key: str) -> Any:
         return self._type(filepath=f"{self._path}/{key}{self._ending}", **self._config).load()
 
     def _exists(self) -> bool:
