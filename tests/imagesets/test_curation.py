@@ -101,6 +101,7 @@ def test_upscaling_only_when_asked_and_never_from_nothing(mixed):
     _, report = curate(mixed, RULE, CurationConfig(upscale=True))
     reasons = {v.file: v.reason for v in report.verdicts}
     assert (reasons["small.png"], reasons["dot.png"]) == ("", "too small")
+    assert next(v for v in report.kept if v.file == "small.png").notes == ("enlarged 2.00 times",)
 
 
 def test_cropping_needs_the_shorter_side(raw, textured):

@@ -158,6 +158,7 @@ def test_first_frame_of_an_animation(tmp_path, name):
     assert decoded.notes == ("first of 3 frames",)
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_bomb_is_refused_from_its_header(tmp_path):
     with pytest.raises(DecodeError, match=r"20000x8000 is more than 100 megapixels") as caught:
         decode(bomb(tmp_path / "a.png", 20_000, 8_000), max_megapixels=100)

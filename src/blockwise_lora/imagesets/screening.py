@@ -93,7 +93,7 @@ def screen(candidate: Candidate, config: CurationConfig) -> Screened:
         reason=reason,
         number=number,
         detail=detail,
-        notes=decoded.notes,
+        notes=decoded.notes + _enlarged(image, config),
         width=image.width,
         height=image.height,
         format=decoded.format,
@@ -124,11 +124,16 @@ def _caption(candidate: Candidate, config: CurationConfig) -> tuple[str, str, st
     return "", caption, source
 
 
+def _enlarged(image: Image.Image, config: CurationConfig) -> tuple[str, ...]:
+    scale = config.framing.scale(*image.size)
+    return (f"enlarged {scale:.2f} times",) if scale > 1 and config.upscale else ()
+
+
 def _too_small(image: Image.Image, config: CurationConfig) -> tuple[str, float | None, str]:
     short = min(image.size)
     size = f"{image.width}x{image.height}"
     if short < config.min_side:
-        detail = f"{size}: a side below {config.min_side} pixels; use a larger picture"
+        detail = f"{size}: a side below {config.min_side} pixels (curation.min_side); use a larger picture"
         return "too small", float(short), detail
     scale = config.framing.scale(*image.size)
     if scale > 1 and not config.upscale:

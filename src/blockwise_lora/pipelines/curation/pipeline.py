@@ -26,7 +26,6 @@ def _of(concept: str) -> Pipeline:
             ),
             node(nodes.summarise, "screening", "curation_report", name="summarise"),
             node(nodes.tabulate, "screening", "curation_table", name="tabulate"),
-            # From the memory of this run, not from disk: the sheet shows what was just decided.
             node(
                 nodes.draw_contact_sheet,
                 ["curated", "screening"],
