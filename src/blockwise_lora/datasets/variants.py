@@ -53,7 +53,8 @@ class VariantsDataset(AbstractDataset[Any, dict[str, Callable[[], Any]]]):
             places: pattern of what to find below `path`, such as `*/metadata.jsonl`. Hidden
                 folders are passed over.
             dataset: type of what is found there, or its catalog entry without `filepath`.
-            ending: end of each place that is no part of its key.
+            ending: end of each place that is no part of its key. Where it begins with "/" it is
+                the file by which a folder is known, and the dataset is given the folder.
             metadata: free; kedro-viz reads its layer from it.
         """
         self._path = PurePosixPath(path)
@@ -84,7 +85,8 @@ class VariantsDataset(AbstractDataset[Any, dict[str, Callable[[], Any]]]):
         return sorted(key.removesuffix(self._ending) for key in found if not key.startswith("."))
 
     def _load_one(self, key: str) -> Any:
-        return self._type(filepath=f"{self._path}/{key}{self._ending}", **self._config).load()
+        ending = "" if self._ending.startswith("/") else self._ending
+        return self._type(filepath=f"{self._path}/{key}{ending}", **self._config).load()
 
     def _exists(self) -> bool:
         return bool(self._keys())
