@@ -1,7 +1,6 @@
 """Fixtures of this package's tests."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from blockwise_lora.diffusion.quiet import quiet_libraries
 from blockwise_lora.diffusion.weights import (
     BaseModelError,
     check_safetensors,
@@ -156,14 +157,14 @@ def load_base(
         from blockwise_lora.diffusion.single_file import load_single_file
 
         check_safetensors(path)
-        with _explained(path):
+        with _explained(path), quiet_libraries():
             parts = load_single_file(path, dtype, Path(config) if config else None)
         name, sha256 = path.stem, fingerprint([path])
     else:
         folder = path if path.is_dir() else _snapshot(str(source))
         _check_pipeline(folder)
         variant, files = component_files(folder)
-        with _explained(folder):
+        with _explained(folder), quiet_libraries():
             parts = _load_folder(folder, dtype, variant)
         name, sha256 = (path.name if path.is_dir() else str(source)), fingerprint(files)
     parts["vae"] = parts["vae"].float()
@@ -229,19 +230,31 @@ def _load_folder(folder: Path, dtype: torch.dtype, variant: str | None) -> dict[
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    options = {"use_safetensors": True, "variant": variant, "local_files_only": True}
-    parts: dict[str, Any] = {
-        "unet": UNet2DConditionModel.from_pretrained(
-            folder, subfolder="unet", torch_dtype=dtype, **options
-        ),
-        "vae": AutoencoderKL.from_pretrained(folder, subfolder="vae", **options),
-        "text_encoder": CLIPTextModel.from_pretrained(
-            folder, subfolder="text_encoder", dtype=dtype, **options
-        ),
+    def part(cls: Any, name: str, **precision: torch.dtype) -> Any:
+        model, report = cls.from_pretrained(
+            folder,
+            subfolder=name,
+            use_safetensors=True,
+            variant=variant,
+            local_files_only=True,
+            output_loading_info=True,
+            **precision,
+        )
+        # The libraries would fill what is missing with random values, and only warn.
+        if report["missing_keys"]:
+            raise BaseModelError(
+                f"{folder / name}: the weights lack {sorted(report['missing_keys'])[0]}, which "
+                f"config.json speaks of. Download the model again, whole."
+            )
+        return model
+
+    return {
+        "unet": part(UNet2DConditionModel, "unet", torch_dtype=dtype),
+        "vae": part(AutoencoderKL, "vae"),
+        "text_encoder": part(CLIPTextModel, "text_encoder", dtype=dtype),
         "tokenizer": CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer"),
         "scheduler": DDPMScheduler.from_pretrained(folder, subfolder="scheduler"),
     }
-    return parts
 
 
 @contextmanager
@@ -249,11 +262,9 @@ def _explained(source: Path):
     """Turn what the libraries raise over a wrong model into an error about `source`."""
     try:
         yield
-    except BaseModelError:
+    except (BaseModelError, torch.OutOfMemoryError):
         raise
-    except torch.OutOfMemoryError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+    except Exception as error:  # they raise whatever they stumble over
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BaseModelError(
             f"{source}: cannot be loaded as a Stable Diffusion model ({first}). Check that it is "

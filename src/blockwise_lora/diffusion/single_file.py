@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from blockwise_lora.diffusion.weights import BaseModelError
+from blockwise_lora.diffusion.weights import COMPONENTS, BaseModelError
 
 _CROSS_DOWN, _CROSS_UP = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
 
@@ -112,6 +112,14 @@ def _from_single_file(path: Path, dtype: torch.dtype, config: Path) -> dict[str,
         feature_extractor=None,
     )
     parts = {name: getattr(pipeline, name) for name in ("unet", "vae", "text_encoder", "tokenizer")}
+    for name in COMPONENTS:
+        # What the file lacks stays without values, and no error is raised.
+        empty = [key for key, p in parts[name].named_parameters() if p.is_meta]
+        if empty:
+            raise BaseModelError(
+                f"{path}: lacks weights of the {name} (such as {empty[0]}). Get the whole model, "
+                f"or name in base_model.config a diffusers folder of the same structure."
+            )
     return {**parts, "scheduler": DDPMScheduler.from_config(pipeline.scheduler.config)}
 
 

@@ -1,10 +1,10 @@
 """curated pictures -> adapter, the same for character and style."""
 
-from functools import partial
+from typing import Any
 
 from kedro.pipeline import Pipeline, node
 
-from blockwise_lora.pipelines.training.nodes import train_adapter
+from blockwise_lora.pipelines.training import nodes
 from blockwise_lora.pipelines.training.recipes import CONCEPTS
 
 # The groups of both concepts are read by both: each checks the other's mask, too.
@@ -17,10 +17,11 @@ def create_pipeline(**kwargs) -> Pipeline:
 
 
 def _for(concept: str) -> Pipeline:
+    def train_adapter(**inputs: Any) -> tuple[Any, Any]:
+        """Train the adapter of this namespace's concept."""
+        return nodes.train_adapter(concept, **inputs)
+
     inputs = {"images": "curated", **{name: f"params:{name}" for name in _SHARED}}
-    train = partial(train_adapter, concept)
-    train.__name__ = train_adapter.__name__
-    train.__doc__ = train_adapter.__doc__
-    pipeline = Pipeline([node(train, inputs, ["adapter", "loss"], name="train_adapter")])
+    pipeline = Pipeline([node(train_adapter, inputs, ["adapter", "loss"], name="train_adapter")])
     shared = {f"params:{name}" for name in _SHARED}
     return Pipeline(pipeline, namespace=concept, parameters=shared)
