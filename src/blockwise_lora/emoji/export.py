@@ -41,6 +41,7 @@ def export_base(
     ).to(dtype=torch.float16)
     with replace_folder(target) as folder:
         pipeline.save_pretrained(folder, safe_serialization=True)
+        _readable(folder)
     pipeline.to(dtype=torch.float32)
 
 
@@ -51,6 +52,7 @@ def export_clip(target: Path, model: open_clip.CLIP, tokenizer: CLIPTokenizer) -
         _write_json(folder / "open_clip_config.json", config)
         save_file(half(model), folder / "open_clip_model.safetensors")
         tokenizer.save_pretrained(folder)
+        _readable(folder)
 
 
 def export_dino(target: Path, model: VisionTransformer) -> None:
@@ -60,6 +62,7 @@ def export_dino(target: Path, model: VisionTransformer) -> None:
         config = {"architecture": "vision_transformer", "kwargs": ARCHITECTURE, **look}
         _write_json(folder / "config.json", config)
         save_file(half(model), folder / "model.safetensors")
+        _readable(folder)
 
 
 def half(model: nn.Module) -> dict[str, Tensor]:
@@ -72,3 +75,10 @@ def half(model: nn.Module) -> dict[str, Tensor]:
 
 def _write_json(path: Path, value: dict) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _readable(folder: Path) -> None:
+    """safetensors writes files that only their owner can read."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o644)

@@ -68,7 +68,7 @@ def encode_latents(vae: AutoencoderKL, pixels: np.ndarray, device: str) -> tuple
         posterior = vae.encode(to_tensor(pixels[start : start + 64]).to(device)).latent_dist
         means.append(posterior.mean.float().cpu())
         deviations.append(posterior.std.float().cpu())
-    return torch.cat(means), torch.cat(deviations)
+    return torch.cat(means).contiguous(), torch.cat(deviations).contiguous()
 
 
 def scaling_factor(means: Tensor) -> float:
