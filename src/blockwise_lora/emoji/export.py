@@ -78,7 +78,7 @@ def _write_json(path: Path, value: dict) -> None:
 
 
 def _readable(folder: Path) -> None:
-    """safetensors writes files that only their owner can read."""
+    """The safetensors library writes files that only their owner can read."""
     for path in folder.rglob("*"):
         if path.is_file():
             path.chmod(0o644)
