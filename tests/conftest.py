@@ -70,7 +70,7 @@ def judge_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         torch.manual_seed(0)
         clip_model, dino_model = open_clip.CLIP(**model_cfg), VisionTransformer(**kwargs)
     clip_config = {"model_cfg": model_cfg, "preprocess_cfg": look | {"size": 64}}
-    dino_config = {"architecture": "vision_transformer", **kwargs, **look}
+    dino_config = {"architecture": "vision_transformer", "kwargs": kwargs, **look}
     dino.mkdir()
     (clip / "open_clip_config.json").write_text(json.dumps(clip_config))
     (dino / "config.json").write_text(json.dumps(dino_config))

@@ -54,7 +54,7 @@ def to_table(evaluation: Evaluation) -> list[dict[str, Any]]:
 def _pictures(evaluation: Evaluation) -> list[dict[str, Any]]:
     judged = evaluation.judged
     return [
-        {"row": str(sample.row), "prompt": sample.prompt, "seed": sample.seed}
+        {"row": str(sample.row), "prompt_index": sample.prompt, "seed": sample.seed}
         | {score: _finite(float(judged.values[score][i])) for score in SCORES}
         for i, sample in enumerate(judged.samples)
     ]
