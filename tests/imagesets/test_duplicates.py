@@ -63,9 +63,18 @@ def test_reencoded_and_resized_copies(raw, textured):
         "other.png": "",
     }
     assert all("from large.jpg" in verdict.detail for verdict in report.dropped)
-    assert all(0 < verdict.number <= 16 for verdict in report.dropped)
+    assert all(0 < verdict.number <= 18 for verdict in report.dropped)
     reasons, _ = outcome(raw, resolution=256, upscale=True, near_duplicates=False)
     assert set(reasons.values()) == {""}
+
+
+@pytest.mark.parametrize("options", [{"quality": 90}, {"quality": 75}])
+def test_a_small_drawing_saved_as_jpeg(raw, options):
+    cat = Image.open(DATA / "characters" / "cat" / "cat-face.png").convert("RGB")
+    cat.save(raw / "a.png")
+    cat.save(raw / "b.jpg", **options)
+    reasons, _ = outcome(raw)
+    assert reasons == {"a.png": "", "b.jpg": "near-duplicate"}
 
 
 def test_of_equals_the_captioned_one_stays_and_contradictions_are_told(raw, face):

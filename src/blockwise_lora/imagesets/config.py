@@ -77,9 +77,12 @@ class CurationConfig:
         near_duplicates: whether near-duplicates are dropped; equal pixels always are.
         hash_bits: near-duplicates differ in at most this many of the perceptual hash's 64 bits
             (8x8 discrete cosine transform, https://www.hackerfactor.com/blog/?/archives/432).
-        pixel_difference: and nowhere by more than this, 0 to 255, when both are shrunk to 32x32.
-            It is the largest local difference that tells a smile from a frown on the same face,
-            so that expressions of one character all survive; re-encoding well stays below.
+        pixel_difference: and nowhere by more than this, 0 to 255, neither in brightness when
+            shrunk to 32x32 nor in red, green or blue at 8x8. The largest local difference tells
+            a smile from a frown on the same face, so that expressions of one character survive.
+            Of the embedded world's cats, clocks and hearts all pairs with different drawings
+            differ by 30 and more; JPEG at quality 75 changes 95 of 100 emoji of 64 pixels by 15
+            or less, and pictures of 256 pixels by 3.
         captions: sources of a picture's own caption, best first: `sidecar` (.txt or .caption),
             `metadata` (metadata.jsonl or .csv), `template` (none: trigger and class word).
             Without `template`, a picture that has no caption is dropped.
@@ -97,7 +100,7 @@ class CurationConfig:
     max_megapixels: float = 100.0
     near_duplicates: bool = True
     hash_bits: int = 8
-    pixel_difference: int = 16
+    pixel_difference: int = 18
     captions: tuple[CaptionSource, ...] = ("sidecar", "metadata", "template")
     workers: int | None = None
 

@@ -53,8 +53,9 @@ def drop_duplicates(screened: Sequence[Screened], config: CurationConfig) -> lis
 
 
 def difference(a: Screened, b: Screened) -> int:
-    """The largest difference between two pictures shrunk to 32x32, in any place and channel."""
-    return int(np.abs(a.thumb.astype(np.int16) - b.thumb.astype(np.int16)).max())
+    """The largest difference of two shrunken pictures in any place, in brightness or colour."""
+    pairs = (a.luma, b.luma), (a.colour, b.colour)
+    return max(int(np.abs(one.astype(np.int16) - other).max()) for one, other in pairs)
 
 
 def _rank(picture: Screened, resolution: int) -> tuple[int, bool]:

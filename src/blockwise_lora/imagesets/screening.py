@@ -11,7 +11,7 @@ from blockwise_lora.imagesets.decoding import DecodeError, decode
 from blockwise_lora.imagesets.folder import Candidate, CaptionError
 from blockwise_lora.imagesets.images import pixel_hash
 
-THUMB = 32
+LUMA_SIDE, COLOUR_SIDE = 32, 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,8 @@ class Screened:
         pixels: hash of the decoded pixels in full size.
         framed: hash of the pixels of the prepared square.
         phash: 64-bit perceptual hash.
-        thumb: (32, 32, 3) uint8.
+        luma: (32, 32) uint8, brightness.
+        colour: (8, 8, 3) uint8; coarse, since file formats store colour coarsely.
         colours: distinct colours among 64x64 pixels.
     """
 
@@ -70,7 +71,8 @@ class Screened:
     pixels: str = ""
     framed: str = ""
     phash: int = 0
-    thumb: np.ndarray | None = None
+    luma: np.ndarray | None = None
+    colour: np.ndarray | None = None
     colours: int = 0
 
 
@@ -108,9 +110,14 @@ def screen(candidate: Candidate, config: CurationConfig) -> Screened:
         pixels=pixel_hash(image),
         framed=pixel_hash(config.framing.apply(image)),
         phash=int(str(imagehash.phash(image)), 16),
-        thumb=np.asarray(image.resize((THUMB, THUMB), Image.Resampling.BOX)),
+        luma=_shrunk(image.convert("L"), LUMA_SIDE),
+        colour=_shrunk(image, COLOUR_SIDE),
         colours=len(image.resize((64, 64), Image.Resampling.BOX).getcolors(64 * 64)),
     )
+
+
+def _shrunk(image: Image.Image, side: int) -> np.ndarray:
+    return np.asarray(image.resize((side, side), Image.Resampling.BOX))
 
 
 def _caption(candidate: Candidate, config: CurationConfig) -> tuple[str, str, str]:
@@ -133,7 +140,8 @@ def _too_small(image: Image.Image, config: CurationConfig) -> tuple[str, float |
     short = min(image.size)
     size = f"{image.width}x{image.height}"
     if short < config.min_side:
-        detail = f"{size}: a side below {config.min_side} pixels (curation.min_side); use a larger picture"
+        floor = f"{config.min_side} pixels (curation.min_side)"
+        detail = f"{size}: a side below {floor}; use a larger picture"
         return "too small", float(short), detail
     scale = config.framing.scale(*image.size)
     if scale > 1 and not config.upscale:
