@@ -18,8 +18,14 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from blockwise_lora.errors import UserError
+
 if TYPE_CHECKING:
     from blockwise_lora.diffusion.base import BaseModel
+
+
+class SamplingError(UserError):
+    """Pictures that cannot be sampled as asked."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,8 @@ def sample(
         n RGB pictures, in order.
 
     Raises:
-        ValueError: the two lists differ in length, or the size does not suit the model.
+        ValueError: the two lists differ in length.
+        SamplingError: the size does not suit the model.
     """
     if len(prompts) != len(seeds):
         raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds")
@@ -157,7 +164,10 @@ def make_scheduler(base: BaseModel, config: SamplingConfig) -> Any:
 def _latent_shape(base: BaseModel, config: SamplingConfig) -> tuple[int, int, int]:
     size = config.size or base.resolution
     if size % base.multiple:
-        raise ValueError(f"size {size} is no multiple of {base.multiple}, which {base.name} needs")
+        raise SamplingError(
+            f"combination.sampling.size: {size} is no multiple of {base.multiple}, as {base.name} "
+            f"needs it. With null it is what the model was made for, {base.resolution}."
+        )
     side = size // base.vae_factor
     return base.unet.config.in_channels, side, side
 

@@ -1,0 +1,51 @@
+import base64
+import io
+
+import pytest
+from kedro.io import DatasetError
+from PIL import Image
+
+from blockwise_lora.datasets.sample_set import SampleSetDataset
+from blockwise_lora.diffusion.samples import SampleRow, SampleSet
+
+
+@pytest.fixture
+def samples():
+    rows = tuple(SampleRow(c, 0, "a cat", 1, "lora") for c in ("character", "style", "both"))
+    return SampleSet(rows, tuple(Image.new("RGB", (8, 8), c) for c in ("red", "lime", "blue")))
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return SampleSetDataset(filepath=str(tmp_path / "lora"))
+
+
+def test_round_trip(dataset, samples):
+    assert not dataset.exists()
+    dataset.save(samples)
+    assert dataset.exists()
+    loaded = dataset.load()
+    assert loaded.rows == samples.rows
+    assert [p.getpixel((0, 0)) for p in loaded.pictures] == [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+
+
+def test_saving_replaces_the_folder(dataset, samples, tmp_path):
+    dataset.save(samples)
+    dataset.save(SampleSet(samples.rows[:1], samples.pictures[:1]))
+    assert len(dataset.load()) == 1
+    names = sorted(p.name for p in (tmp_path / "lora").iterdir())
+    assert names == ["character-000-1.png", "metadata.jsonl"]
+
+
+def test_preview_is_a_picture(dataset, samples):
+    dataset.save(samples)
+    with Image.open(io.BytesIO(base64.b64decode(dataset.preview()))) as sheet:
+        assert sheet.size == (3 * 96, 96)
+        assert sheet.getpixel((200, 50)) == (0, 0, 255)
+
+
+def test_mistakes(dataset):
+    with pytest.raises(DatasetError, match="kedro run --pipelines combination"):
+        dataset.load()
+    with pytest.raises(DatasetError, match="expected a SampleSet, got list"):
+        dataset.save([])

@@ -1,0 +1,83 @@
+import pytest
+import torch
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.runner import SequentialRunner
+
+from blockwise_lora.adapters import (
+    AdapterSpec,
+    attach,
+    detach,
+    read_adapter,
+    save_adapter,
+    trainable_parameters,
+)
+from blockwise_lora.parameters import ParameterError
+from blockwise_lora.pipelines.combination import create_pipeline
+from blockwise_lora.pipelines.combination.nodes import sample_prompts
+
+
+@pytest.fixture
+def adapters(loaded_tiny_base, tmp_path):
+    """Two adapters, as the training saves them."""
+    made, unet = {}, loaded_tiny_base.unet
+    for seed, name in enumerate(("character", "style")):
+        spec = AdapterSpec(blocks="mid", rank=1)
+        attach(unet, spec, name, torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            for parameter in trainable_parameters(unet, name)[1::2]:
+                parameter.fill_(0.1)
+        save_adapter(tmp_path / name, unet, name, spec=spec)
+        detach(unet, name)
+        made[name] = read_adapter(tmp_path / name)
+    return made
+
+
+@pytest.fixture
+def parameters(tiny_base_folder):
+    return {
+        "character": {"pictures": "x", "trigger": "zkc", "class_word": "cat"},
+        "style": {"pictures": "y", "trigger": "qwo", "class_word": "style", "blocks": "out3"},
+        "prompts": [{"text": "{style}, {character}, up", "truth": None}],
+        "combination": {"pictures_per_prompt": 2, "sampling": {"steps": 1}},
+        "variant": "lora",
+        "base_model": {"source": str(tiny_base_folder)},
+        "device": "cpu",
+        "seed": 10,
+    }
+
+
+def test_three_conditions_from_two_adapters(adapters, parameters):
+    catalog = DataCatalog()
+    for name, value in parameters.items():
+        catalog[f"params:{name}"] = value
+    for name, adapter in adapters.items():
+        catalog[f"{name}.adapter"] = MemoryDataset(adapter, copy_mode="assign")
+    samples = SequentialRunner().run(create_pipeline(), catalog)["samples"].load()
+    told = [(row.condition, row.prompt, row.seed, row.variant) for row in samples.rows]
+    assert told == [
+        (condition, prompt, seed, "lora")
+        for condition, prompt in [
+            ("character", "zkc cat, up"),
+            ("style", "qwo style, cat, up"),
+            ("both", "qwo style, zkc cat, up"),
+        ]
+        for seed in (10, 11)
+    ]
+    first = {row.condition: p.tobytes() for row, p in samples if row.seed == 10}
+    assert len(set(first.values())) == 3
+
+
+def test_the_base_is_sampled_by_the_same_code(parameters):
+    settings = {k: v for k, v in parameters.items() if k != "variant"}
+    samples = sample_prompts(("base",), {}, "base", **settings)
+    assert [row.prompt for row in samples.rows] == ["cat, up"] * 2
+
+
+def test_mistakes_are_told_before_anything_is_loaded(adapters, parameters):
+    settings = {k: v for k, v in parameters.items() if k != "variant"}
+    settings["base_model"] = {"source": "does-not-matter"}
+    wrong = {"combination": {"sampling": {"step": 3}}}
+    with pytest.raises(ParameterError, match=r"combination\.sampling\.step.*did you mean 'steps'"):
+        sample_prompts(("both",), adapters, "lora", **(settings | wrong))
+    with pytest.raises(ParameterError, match="at least one prompt"):
+        sample_prompts(("both",), adapters, "lora", **(settings | {"prompts": []}))

@@ -1,0 +1,90 @@
+import logging
+
+import pandas as pd
+import pytest
+from kedro.io import DataCatalog
+from kedro.runner import SequentialRunner
+
+from blockwise_lora.adapters import AdapterSpec
+from blockwise_lora.blocks import MaskError
+from blockwise_lora.imagesets import read_imagefolder
+from blockwise_lora.pipelines.training import create_pipeline
+from blockwise_lora.pipelines.training.nodes import loss_curve, train_adapter
+from tiny_base import write_tiny_pictures
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """No test touches the user's cache."""
+    monkeypatch.setenv("BLOCKWISE_LORA_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def parameters(tiny_base_folder):
+    lora, locon = {"method": "lora", "rank": 2}, {"method": "locon", "rank": 2}
+    return {
+        "character": {"pictures": "x", "trigger": "zkc", "class_word": "cat"},
+        "style": {"pictures": "y", "trigger": "qwo", "class_word": "style"},
+        "variant": "mixed",
+        "variants": {
+            "mixed": {
+                "character": {**lora, "blocks": "in3-mid"},
+                "style": {**locon, "blocks": "out3"},
+            }
+        },
+        "training": {"steps": 2, "batch_size": 2},
+        "base_model": {"source": str(tiny_base_folder), "dtype": "float32"},
+        "device": "cpu",
+        "seed": 0,
+    }
+
+
+@pytest.fixture
+def images(tmp_path):
+    return read_imagefolder(write_tiny_pictures(tmp_path / "pictures", 3))
+
+
+def test_both_concepts_are_trained(parameters, images):
+    catalog = DataCatalog()
+    for name, value in parameters.items():
+        catalog[f"params:{name}"] = value
+    catalog["character.curated"] = catalog["style.curated"] = images
+    outputs = SequentialRunner().run(create_pipeline(), catalog)
+    adapter = outputs["style.adapter"].load()
+    assert adapter.spec == AdapterSpec("out3", "locon", 2)
+    assert adapter.words["trigger"] == "qwo" and adapter.words["variant"] == "mixed"
+    assert all(name.startswith("up_blocks.3") for name in adapter.trained.attached.ranks)
+    curve = outputs["character.loss"].load()
+    assert list(curve.columns) == ["step", "loss", "loss_smoothed"] and len(curve) == 2
+
+
+def test_a_mistake_in_the_other_concept_costs_no_training(parameters, images, cache):
+    parameters["style"]["blocks"] = "in3"  # exists, but has no attention for this method
+    parameters["style"]["method"] = "lora"
+    with pytest.raises(MaskError, match=r"style\.blocks: mask 'in3'"):
+        train_adapter("character", images, **parameters)
+    assert not cache.exists()
+
+
+def test_the_log_says_what_is_left_out(parameters, images, caplog):
+    with caplog.at_level(logging.INFO):
+        train_adapter("character", images, **parameters)
+    assert "character: lora on in3-mid" in caplog.text
+    assert "1 of 24 blocks; not trained: IN01" in caplog.text
+    assert "conv_in, time_embedding" in caplog.text
+    assert "nothing to train in IN10, IN11 (no attention there)" in caplog.text
+
+
+def test_latents_are_kept_for_the_next_run_and_states_are_not(parameters, images, cache):
+    train_adapter("character", images, **parameters)
+    assert len(list((cache / "latents").iterdir())) == 1
+    assert not (cache / "checkpoints").exists() or not list((cache / "checkpoints").iterdir())
+
+
+def test_loss_curve():
+    curve = loss_curve((4.0, 2.0, 2.0))
+    assert curve.step.tolist() == [1, 2, 3] and curve.loss.tolist() == [4.0, 2.0, 2.0]
+    # Weights 0.95^k: the second value is (0.95 * 4 + 2) / 1.95.
+    assert curve.loss_smoothed.tolist()[:2] == pytest.approx([4.0, 5.8 / 1.95])
+    assert isinstance(curve, pd.DataFrame)

@@ -1,0 +1,70 @@
+import pytest
+
+from blockwise_lora.adapters import AdapterSpec
+from blockwise_lora.parameters import ParameterError
+from blockwise_lora.pipelines.training.recipes import resolve, words
+
+VARIANTS = {
+    "lora": {
+        "character": {"method": "lora", "blocks": "all", "rank": 8},
+        "style": {"blocks": "out3", "training": {"steps": 50, "learning_rate": 1e-2}},
+    },
+    "empty": None,
+}
+CHARACTER = {"pictures": "somewhere", "trigger": "zkc", "class_word": "cat"}
+
+
+def recipe(name="character", concept=None, variant="lora", training=None, seed=3):
+    return resolve(
+        name,
+        concept=CHARACTER | (concept or {}),
+        variant=variant,
+        variants=VARIANTS,
+        training={"steps": 100} if training is None else training,
+        seed=seed,
+    )
+
+
+def test_the_variant_says_what_is_trained():
+    assert recipe().spec == AdapterSpec("all", "lora", 8)
+    assert recipe("style").spec == AdapterSpec("out3")
+    assert recipe().concept.words == "zkc cat"
+
+
+def test_the_user_overrides_the_variant():
+    got = recipe(concept={"blocks": "out1-out3", "rank": 4}).spec
+    assert got == AdapterSpec("out1-out3", "lora", 4)
+
+
+def test_training_is_common_then_the_variants_then_the_concepts():
+    assert recipe().config.steps == 100
+    own = recipe("style", {"training": {"steps": 70}}).config
+    assert (own.steps, own.learning_rate) == (70, 1e-2)
+
+
+def test_the_runs_seed_unless_training_has_its_own():
+    assert recipe().config.seed == 3
+    assert recipe(training={"seed": 9}).config.seed == 9
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"concept": {"block": "out1"}}, r"character\.block: unknown.*did you mean 'blocks'"),
+        ({"concept": {"blocks": "out9+"}}, "out9"),
+        ({"concept": {"rank": "eight"}}, r"character\.rank"),
+        ({"concept": {"training": 3}}, r"training: expected a group"),
+        ({"training": {"step": 3}}, r"training\.step: unknown.*did you mean 'steps'"),
+        ({"variant": "lorra"}, r"'lorra' is none of lora, empty; did you mean 'lora'"),
+        ({"variant": "../lora"}, "cannot be a folder's name"),
+        ({"variant": "empty"}, r"variants\.empty\.character: missing"),
+    ],
+)
+def test_mistakes_name_their_parameter(change, message):
+    with pytest.raises(ParameterError, match=message):
+        recipe(**change)
+
+
+def test_words_need_a_trigger():
+    with pytest.raises(ParameterError, match=r"style\.trigger: missing"):
+        words("style", {"class_word": "style"})
