@@ -52,7 +52,9 @@ def test_three_conditions_from_two_adapters(adapters, parameters):
         catalog[f"params:{name}"] = value
     for name, adapter in adapters.items():
         catalog[f"{name}.adapter"] = MemoryDataset(adapter, copy_mode="assign")
-    samples = SequentialRunner().run(create_pipeline(), catalog)["samples"].load()
+    catalog["samples"] = MemoryDataset(copy_mode="assign")
+    pipeline = create_pipeline().to_outputs("samples")
+    samples = SequentialRunner().run(pipeline, catalog)["samples"].load()
     told = [(row.condition, row.prompt, row.seed, row.variant) for row in samples.rows]
     assert told == [
         (condition, prompt, seed, "lora")
