@@ -106,3 +106,11 @@ def test_mistakes(dataset):
         dataset.load()
     with pytest.raises(DatasetError, match="expected a TrainedAdapter, got str"):
         dataset.save("adapter")
+
+
+def test_an_archive_that_cannot_be_made(dataset, adapter, models):
+    dataset.save(adapter)
+    (models / ".archive").write_text("a file in its place")
+    with pytest.raises(DatasetError, match=r"cannot be moved to .*\.archive.*make the folders"):
+        dataset.save(other(adapter))
+    assert dataset.exists()

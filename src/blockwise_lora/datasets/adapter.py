@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kedro.io import AbstractDataset, DatasetError
 
-from blockwise_lora.atomic import replace_folder
+from blockwise_lora.atomic import WriteError, replace_folder
 
 if TYPE_CHECKING:
     from blockwise_lora.adapters import Adapter
@@ -75,8 +75,14 @@ class AdapterDataset(AbstractDataset["TrainedAdapter", "Adapter"]):
         except AdapterError:  # damaged or not ours: kept all the same
             tag = "unreadable"
         place = self._free(f"{folder.parent.name}-{folder.name}-{tag}")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        os.rename(folder, place)
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(folder, place)
+        except OSError as error:
+            raise WriteError(
+                f"{folder} holds an adapter of another configuration and cannot be moved to "
+                f"{place} ({error.strerror}): make the folders writable, or move it away yourself"
+            ) from error
         log.warning("%s held an adapter of another configuration: it is kept in %s.", folder, place)
 
     def _free(self, name: str) -> Path:
