@@ -1,8 +1,13 @@
+from pathlib import Path
+
 import pytest
+from kedro.config import OmegaConfigLoader
 
 from blockwise_lora.adapters import AdapterSpec
-from blockwise_lora.parameters import ParameterError
-from blockwise_lora.pipelines.training.recipes import resolve, words
+from blockwise_lora.diffusion.prompts import parse_prompts
+from blockwise_lora.diffusion.samples import CombinationConfig
+from blockwise_lora.parameters import ParameterError, typed
+from blockwise_lora.pipelines.training.recipes import CONCEPTS, resolve, words
 
 VARIANTS = {
     "lora": {
@@ -68,3 +73,26 @@ def test_mistakes_name_their_parameter(change, message):
 def test_words_need_a_trigger():
     with pytest.raises(ParameterError, match=r"style\.trigger: missing"):
         words("style", {"class_word": "style"})
+
+
+@pytest.mark.parametrize("env", ["base", "sd15", "test"])
+def test_the_parameters_of_every_environment_fit(env):
+    conf = Path(__file__).parents[3] / "conf"
+    loader = OmegaConfigLoader(
+        str(conf), env=env, base_env="base", merge_strategy={"parameters": "soft"}
+    )
+    given = loader["parameters"]
+    for variant in given["variants"]:
+        for name in CONCEPTS:
+            made = resolve(
+                name,
+                concept=given[name],
+                variant=variant,
+                variants=given["variants"],
+                training=given["training"],
+                seed=given["seed"],
+            )
+            assert made.spec.rank == (16 if env == "sd15" else 8)
+    combination = typed(CombinationConfig, given["combination"], "combination")
+    assert combination.pictures_per_prompt >= 1
+    assert parse_prompts(given["prompts"])
