@@ -37,7 +37,7 @@ class TrainingConfig:
     timesteps: Literal["uniform", "stratified"] = "stratified"
     """Noise levels drawn one by one, or spread evenly over each batch: a calmer gradient."""
     gradient_checkpointing: bool = False
-    """Compute activations twice to save memory: about a third slower."""
+    """Compute activations twice to save memory, at the price of speed."""
     checkpoint_every: int = 100
     """Steps between two saved states, from which a killed run goes on."""
     log_every: int = 10
