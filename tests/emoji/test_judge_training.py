@@ -1,10 +1,14 @@
+import numpy as np
 import open_clip
 import pytest
 import torch
 from torch import nn
 
 from blockwise_lora.emoji.clip import augment, contrastive_loss, model_config, text_encoder_from
-from blockwise_lora.emoji.dino import Head, sinkhorn
+from blockwise_lora.emoji.corpus import Corpus, Emoji
+from blockwise_lora.emoji.dino import Partners, train_dino
+from blockwise_lora.emoji.loop import LoopConfig
+from blockwise_lora.emoji.sampling import ConceptSampler
 
 
 class Vocabulary:
@@ -66,17 +70,32 @@ def test_augmentation_keeps_white_white_and_never_mirrors():
     assert ((ink * columns).sum(1) / ink.sum(1) < 33).all()
 
 
-def test_sinkhorn_uses_prototypes_evenly_and_rows_sum_to_one():
-    logits = torch.randn(64, 8, generator=torch.Generator().manual_seed(0)) * 0.1
-    logits[:, 0] += 1.0  # all prefer one prototype: the start of a collapse
-    assert (logits.argmax(1) == 0).all()
-    q = sinkhorn(logits, 0.1, iterations=20)
-    assert torch.allclose(q.sum(1), torch.ones(64), atol=1e-5)
-    assert torch.allclose(q.sum(0), torch.full((8,), 8.0), rtol=0.05)
+def drawings():
+    rows = [Emoji(c, hand, c, (), 3, 0) for c in "ABC" for hand in ("noto", "twemoji", "emojione")]
+    rows.append(Emoji("D", "noto", "D", (), 3, 0))  # nobody else draws it
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 64, 64, 3), dtype=np.uint8)
+    return Corpus(tuple(rows), pixels)
 
 
-def test_head_answers_cosines():
-    head = Head(128)
-    answers = head(torch.randn(5, 128, generator=torch.Generator().manual_seed(0)))
-    assert answers.shape == (5, 1024)
-    assert answers.abs().max() <= 1 + 1e-5
+def test_second_views_are_the_same_concept_mostly_in_another_hand():
+    corpus = drawings()
+    sampler = ConceptSampler(corpus.emojis)
+    first = torch.arange(10).repeat(300)
+    second = Partners(corpus, sampler).draw(first, torch.Generator().manual_seed(0))
+    assert torch.equal(sampler.concepts[first], sampler.concepts[second])
+    shared = first < 9
+    assert float((first != second)[shared].float().mean()) == pytest.approx(0.7, abs=0.03)
+    assert torch.equal(first[~shared], second[~shared])
+    for row in range(9):
+        others = second[(first == row) & (second != row)]
+        assert others.unique().numel() == 2, "every other hand has its turn"
+
+
+def test_the_teacher_is_what_is_kept(tmp_path):
+    config = LoopConfig(steps=2, batch_size=4, learning_rate=1e-3, ema=0.9, warmup=1)
+    judge, trainer = train_dino(drawings(), config, tmp_path, "cpu")
+    weights = dict(judge.named_parameters())
+    for key, average in trainer.average.items():
+        if key.startswith("dino.0."):
+            assert torch.equal(weights[key.removeprefix("dino.0.")], average)
+    assert trainer.step == 2
