@@ -14,13 +14,9 @@ def register_pipelines() -> dict[str, Pipeline]:
     """Build every pipeline; `__default__` is the whole job of one variant."""
     # A node that brings both concepts together takes datasets of both namespaces: names with a dot.
     warnings.filterwarnings("ignore", "One or more dataset names contain '.'", UserWarning)
-    pipelines = {}
-    for name in PIPELINES:
-        module = f"{__package__}.pipelines.{name}"
-        try:
-            pipelines[name] = import_module(module).create_pipeline()
-        except ModuleNotFoundError as error:  # while the project is being built
-            if error.name != module:
-                raise
-    pipelines["__default__"] = sum((pipelines[n] for n in DEFAULT if n in pipelines), Pipeline([]))
+    pipelines = {
+        name: import_module(f"{__package__}.pipelines.{name}").create_pipeline()
+        for name in PIPELINES
+    }
+    pipelines["__default__"] = sum((pipelines[name] for name in DEFAULT), Pipeline([]))
     return pipelines

@@ -1,0 +1,171 @@
+"""The whole default job, as a newcomer runs it, in the environment `test` (few steps, one prompt).
+
+It runs in a copy of the project, so that no result of the user's is touched: `dvc repro` first, as
+`make run` does, then what the README says one can do with the outcome.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from nbclient import NotebookClient
+from PIL import Image
+
+from blockwise_lora.adapters import read_adapter
+from blockwise_lora.tracking import Tracker
+
+ROOT = Path(__file__).parents[1]
+COPIED = ("conf", "data/01_raw", "data/06_models/base", "data/06_models/judges", "notebooks", "src")
+FILES = ("pyproject.toml", "dvc.yaml", ".dvcignore", ".telemetry")
+VARIANTS = ("lora", "blockwise")  # LoCon would be the same once more
+INVOCATION = "make run, tested"
+
+
+def run(project: Path, *command: str, succeeds: bool = True) -> str:
+    """Run a command of the environment in the project; returns all that it printed."""
+    binaries = Path(sys.executable).parent
+    own = {
+        "BLOCKWISE_LORA_INVOCATION": INVOCATION,
+        "HF_HUB_OFFLINE": "1",
+        "KEDRO_ENV": "test",
+        "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
+    }
+    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"} | own
+    done = subprocess.run(
+        command,
+        cwd=project,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+    )
+    assert (done.returncode == 0) is succeeds, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project in which the default job has run."""
+    copy = tmp_path_factory.mktemp("clone") / "project"
+    leave = shutil.ignore_patterns("__pycache__", "*.egg-info", ".gitignore")
+    for name in COPIED:
+        shutil.copytree(ROOT / name, copy / name, ignore=leave)
+    for name in FILES:
+        shutil.copy(ROOT / name, copy / name)
+    # The environment has a place of its own for results; here the copy is that place.
+    (copy / "conf" / "test" / "globals.yml").write_text("outputs: data\n")
+    variants = copy / "conf" / "base" / "parameters_variants.yml"
+    text = variants.read_text()
+    variants.write_text(text.replace("[lora, locon, blockwise]", "[lora, blockwise]"))
+    run(copy, "dvc", "init", "--no-scm", "--quiet")
+    run(copy, "dvc", "repro")
+    return copy
+
+
+@pytest.fixture(scope="module")
+def record(project: Path) -> Tracker:
+    return Tracker(project, "blockwise-lora-test", INVOCATION)
+
+
+def test_it_ends_in_grid_table_and_report(project):
+    reporting = project / "data" / "08_reporting"
+    with Image.open(reporting / "grid.png") as grid:
+        assert min(grid.size) > 64
+        grid.load()
+    scores = json.loads((reporting / "evaluation.json").read_text())
+    assert json.dumps(scores)
+    assert len((reporting / "evaluation.csv").read_text().splitlines()) > len(VARIANTS)
+    page = (reporting / "report.html").read_text(encoding="utf-8")
+    assert "data:image/png;base64" in page
+    assert not any(f'{mark}="http' in page for mark in ("src", "link href"))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("concept", ["character", "style"])
+def test_every_variant_has_its_adapters(project, variant, concept):
+    folder = project / "data" / "06_models" / variant / concept
+    defined = yaml.safe_load((ROOT / "conf/base/parameters_variants.yml").read_text())
+    spec = read_adapter(folder).spec
+    assert spec.blocks == defined["variants"][variant][concept]["blocks"]
+    assert spec.method == defined["variants"][variant][concept]["method"]
+    assert (folder / "adapter.safetensors").exists()
+
+
+def test_the_record_has_one_run_a_variant_under_one_parent(record):
+    (experiment,) = record.client.search_experiments(filter_string="name LIKE '%-test'")
+    runs = record.client.search_runs([experiment.experiment_id], "tags.role = 'variant'")
+    runs = [r for r in runs if r.data.tags["mlflow.parentRunId"] == record.parent]
+    assert sorted(r.data.tags["variant"] for r in runs) == sorted(VARIANTS)
+    for r in runs:
+        assert r.info.status == "FINISHED"
+        for concept in ("character", "style"):
+            assert {f"mask.{concept}", f"adapter.{concept}.sha256"} <= set(r.data.tags)
+            assert record.client.get_metric_history(r.info.run_id, f"{concept}.loss")
+            files = record.client.list_artifacts(r.info.run_id, f"adapters/{concept}")
+            assert any(f.path.endswith("adapter.safetensors") for f in files)
+        expected = {"base_model.sha256", "data.character.sha256", "version.torch"}
+        assert expected <= set(r.data.tags)
+        assert r.data.params["seed"] == "0"
+        assert len(r.data.metrics) > 4, "the scores are there as well"
+        folders = {a.path for a in record.client.list_artifacts(r.info.run_id)}
+        assert {"adapters", "comparison", "samples"} <= folders
+
+
+def test_a_second_run_does_nothing(project):
+    said = run(project, "dvc", "repro")
+    assert "Running stage" not in said
+    assert "up to date" in said
+
+
+def test_dvc_shows_metrics_and_plots(project):
+    assert "evaluation.json" in run(project, "dvc", "metrics", "show")
+    page = run(project, "dvc", "plots", "show").strip().splitlines()[-1]
+    assert "index.html" in page
+    assert (project / "dvc_plots" / "index.html").exists()
+
+
+def test_one_run_of_ones_own_variant(project, record):
+    run(project, "kedro", "run", "--params", "variant=own,character.blocks=out1-out3")
+    adapter = read_adapter(project / "data" / "06_models" / "own" / "character")
+    assert adapter.spec.blocks == "out1-out3"
+    tags = {"mask.character": "out1-out3", "adapter.character.sha256": adapter.sha256}
+    assert record.find("own", tags, here=True)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ("character.blocks=out9", "out9"),
+        ("character.blok=out1", "did you mean 'blocks'"),
+        ("charakter.blocks=out1", "did you mean 'character'"),
+        ("variant=nix", "not among lora"),
+    ],
+)
+def test_mistakes_are_told_in_plain_words(project, params, message):
+    said = run(
+        project, "kedro", "run", "--pipelines", "training", "--params", params, succeeds=False
+    )
+    assert message in said
+    assert "Error: " in said
+    assert "Traceback" not in said
+
+
+def test_the_notebook_runs(project, monkeypatch):
+    monkeypatch.setenv("KEDRO_ENV", "test")
+    notebook = nbformat.read(project / "notebooks" / "block_strengths.ipynb", as_version=4)
+    settings = notebook.cells[1]
+    for whole, small in (("STEPS = 20", "STEPS = 1"), ("SEEDS = (0, 1)", "SEEDS = (0,)")):
+        assert whole in settings.source
+        settings.source = settings.source.replace(whole, small)
+    resources = {"metadata": {"path": str(project / "notebooks")}}
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    pictures = [output for output in outputs if "image/png" in output.get("data", {})]
+    assert len(pictures) >= 5
