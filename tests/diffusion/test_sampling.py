@@ -124,3 +124,20 @@ def test_half_precision_samples_nearly_the_same(tiny_base_folder, base):
     assert (
         largest_difference(sample(half, ["a"], [0], CONFIG), sample(base, ["a"], [0], CONFIG)) < 25
     )
+
+
+def test_centred_noise_starts_without_a_mean(base, monkeypatch):
+    starts = []
+
+    def keep(base, noise, *rest):
+        starts.append(noise)
+        return noise
+
+    monkeypatch.setattr("blockwise_lora.diffusion.sampling.denoise", keep)
+    sample(base, ["a"], [5], CONFIG)
+    sample(base, ["a"], [5], dataclasses.replace(CONFIG, center_noise=True))
+    plain, centred = starts
+    assert plain.mean(dim=(2, 3)).abs().min() > 1e-4
+    assert centred.mean(dim=(2, 3)).abs().max() < 1e-6
+    means = plain.mean(dim=(2, 3), keepdim=True)
+    assert torch.allclose(centred + means, plain, atol=1e-6)

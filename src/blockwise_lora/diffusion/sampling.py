@@ -46,6 +46,11 @@ class SamplingConfig:
     """What to go away from."""
     size: int | None = None
     """Side in pixels; null: what the base model was made for."""
+    center_noise: bool = False
+    """Start from noise whose channels have mean 0. Stable Diffusion's schedule leaves 7% of the
+    picture in its last step, so the model reads brightness and colour off the noise's mean (Lin et
+    al., Common Diffusion Noise Schedules and Sample Steps are Flawed, 2023). A small model follows
+    that chance further than its prompt."""
     batch_size: int = 8
     """Pictures at once; a matter of memory and speed only."""
 
@@ -99,6 +104,8 @@ def sample(
         for start in range(0, len(prompts), config.batch_size):
             some = slice(start, start + config.batch_size)
             noise = torch.stack([initial_noise(seed, shape) for seed in seeds[some]])
+            if config.center_noise:
+                noise -= noise.mean(dim=(2, 3), keepdim=True)
             wanted = embeddings[[row[prompt] for prompt in prompts[some]]]
             latents = denoise(base, noise.to(base.device), wanted, embeddings[-1:], config)
             pictures += _to_pictures(base.decode(latents))

@@ -29,7 +29,7 @@ from blockwise_lora.emoji.sources import SETS
 from blockwise_lora.emoji.splits import Splits
 from blockwise_lora.judges.panel import JudgeConfig, Panel
 
-SAMPLING = SamplingConfig(steps=20, guidance_scale=4.0)
+SAMPLING = SamplingConfig(steps=20, guidance_scale=4.0, center_noise=True)
 
 
 def measure(models: Path, corpus: Corpus, splits: Splits) -> tuple[dict, list[Image.Image]]:
