@@ -20,6 +20,7 @@ from blockwise_lora.judges.samples import (
     style_picture_samples,
 )
 from blockwise_lora.judges.scores import Scale, harmonic_mean, score_samples
+from blockwise_lora.judges.style import LEVELS
 from blockwise_lora.judges.weights import JudgeError
 
 
@@ -35,7 +36,8 @@ def views_of(angles: dict[int, float]) -> Views:
     """Views of blank pictures by level; every judge sees the given angle in degrees."""
     vectors = np.array([direction(a) for a in angles.values()], dtype=np.float32)
     rows = {fingerprint(blank(level)): i for i, level in enumerate(angles)}
-    return Views(rows, vectors, vectors, vectors)
+    palettes = np.full((len(vectors), LEVELS**3), LEVELS**-1.5)
+    return Views(rows, vectors, vectors, np.hstack([vectors, palettes]))
 
 
 # Character pictures 1, 2 at 0 and 60 degrees; style pictures 3, 4; truths 5, 6; drawn 7; base 8.

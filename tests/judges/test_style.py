@@ -3,7 +3,13 @@ import torch
 from PIL import Image, ImageDraw
 
 from blockwise_lora.judges.dino import load_dino
-from blockwise_lora.judges.style import StyleSpace, style_statistics, token_statistics
+from blockwise_lora.judges.style import (
+    LEVELS,
+    StyleSpace,
+    palette,
+    style_statistics,
+    token_statistics,
+)
 
 
 def test_statistics_are_means_and_deviations_per_channel():
@@ -17,18 +23,46 @@ def test_statistics_forget_where_the_patches_are():
     assert torch.allclose(token_statistics(tokens), token_statistics(shuffled), atol=1e-6)
 
 
+def test_a_palette_is_the_shares_of_colours():
+    picture = Image.new("RGB", (2, 2), "white")
+    picture.putpixel((0, 0), (255, 0, 0))
+    shares = palette(picture) ** 2
+    assert shares.sum() == 1
+    assert (shares[7 * 64], shares[-1]) == (0.25, 0.75)
+    assert np.array_equal(palette(picture), palette(picture.resize((8, 8), 0)))
+
+
+def statistics_of(strokes: np.ndarray) -> np.ndarray:
+    """Statistics of pictures with equal palettes."""
+    return np.hstack([strokes, np.full((len(strokes), LEVELS**3), LEVELS**-1.5)])
+
+
 def test_groups_weigh_the_same_however_large():
     many, few = np.full((30, 2), 1.0), np.full((2, 2), 3.0)
-    space = StyleSpace.around(many, few)
-    assert np.allclose(space.centre, 2)
-    assert np.allclose(space.scale, 1)
+    space = StyleSpace.around(statistics_of(many), statistics_of(few))
+    assert np.allclose(space.centre[:2], 2)
+    assert np.allclose(space.vectors(statistics_of(few))[:, :2], np.sqrt(0.5))
+
+
+def test_what_varies_within_a_group_counts_less_than_what_tells_groups_apart():
+    rng = np.random.default_rng(0)
+    one, two = (rng.normal(size=(20, 2)) * (5, 0.2) + (0, y) for y in (-1, 1))
+    space = StyleSpace.around(statistics_of(one), statistics_of(two))
+    vectors = space.vectors(statistics_of(np.array([[5, 1], [-5, 1], [5, -1.0]])))
+    assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2]
 
 
 def test_vectors_have_unit_length_and_the_centre_is_no_trouble():
-    space = StyleSpace.around(np.eye(4))
-    vectors = space.vectors(np.vstack([np.eye(4), space.centre[None]]))
+    reference = statistics_of(np.eye(4))
+    space = StyleSpace.around(reference)
+    vectors = space.vectors(np.vstack([reference, space.centre[None]]))
     assert np.allclose(np.linalg.norm(vectors[:4], axis=1), 1, atol=1e-6)
     assert np.allclose(vectors[4], 0)
+
+
+def test_a_single_reference_makes_a_space():
+    one = statistics_of(np.ones((1, 3)))
+    assert np.isfinite(StyleSpace.around(one, one + 1).vectors(one + 2)).all()
 
 
 def shape(kind: str, outlined: bool, corner: int) -> Image.Image:

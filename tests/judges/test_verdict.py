@@ -32,7 +32,7 @@ def test_a_clear_lead_is_told_with_its_interval():
     assert winner(found, "combined") == Row("blockwise", "both")
     sentence = headline(found)
     assert sentence.startswith("blockwise combines best: 0.")
-    assert "0.30 [" in sentence
+    assert ", 0.30" in sentence
     assert sentence.endswith("above lora.")
 
 
@@ -54,7 +54,7 @@ def test_no_scale_is_no_answer():
 
 def test_beating_copying_is_told_by_name():
     text = copying(outcome(lora=0.3, blockwise=0.6, copy=0.4))
-    assert "On identity and style together, blockwise (+0.20 [" in text
+    assert "On identity and style together, blockwise (+0.20" in text
     assert "beats copying" in text
 
 
