@@ -27,6 +27,28 @@ def test_tokens_are_the_patches_of_each_block(judge_folders, pictures):
     ]
 
 
+def test_patches_stand_in_their_places(judge_folders, tmp_path, pictures):
+    folder = shutil.copytree(judge_folders["dino"], tmp_path / "dino")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vector": "patches"}))
+    judge = load_dino(folder)
+    vectors = judge.images(pictures)
+    assert vectors.shape == (7, 64 * 48)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    last = np.concatenate([judge.model.norm(t[0]).flatten(1).numpy(force=True)
+                           for t in judge.tokens(pictures, (2,))])  # fmt: skip
+    last /= np.linalg.norm(last, axis=1, keepdims=True)
+    assert np.allclose(vectors, last, atol=1e-5)
+
+
+def test_an_unknown_vector_is_refused(judge_folders, tmp_path):
+    folder = shutil.copytree(judge_folders["dino"], tmp_path / "dino")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vector": "mean"}))
+    with pytest.raises(JudgeError, match="vector is one of"):
+        load_dino(folder)
+
+
 @pytest.mark.parametrize("blocks", [(), (3,), (-1,)])
 def test_a_block_that_is_not_there_is_an_error(judge_folders, pictures, blocks):
     with pytest.raises(JudgeError, match="blocks 0 to 2"):

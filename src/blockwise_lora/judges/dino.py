@@ -7,7 +7,7 @@ A source is a local folder (`config.json`, `model.safetensors`) or a public timm
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import timm
@@ -27,6 +27,12 @@ from blockwise_lora.judges.weights import (
     sha256_of,
 )
 
+Vector = Literal["pooled", "patches"]
+"""`pooled`: the class token or the mean over patches, as the model was built. `patches`: all patch
+tokens, each in its place (the dense features of Amir et al. 2021), for judges that were trained so
+little that the mean says less than the tokens.
+"""
+
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 
@@ -41,6 +47,7 @@ class DinoJudge:
         preprocess: pictures to its input.
         device: where the model lives.
         batch_size: pictures per pass.
+        vector: what stands for a picture, see `Vector`.
     """
 
     name: str
@@ -49,15 +56,22 @@ class DinoJudge:
     preprocess: Preprocess
     device: str = "cpu"
     batch_size: int = 64
+    vector: Vector = "pooled"
 
     @torch.inference_mode()
     def images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
-        """Unit vectors of pictures (the class token after the last norm), (n, d) float32."""
+        """Unit vectors of pictures after the last norm, (n, d) float32."""
         parts = [
-            self.model(self.preprocess(batch).to(self.device))
+            self._vectors(self.preprocess(batch).to(self.device))
             for batch in batches(pictures, self.batch_size)
         ]
         return unit_vectors(torch.cat(parts))
+
+    def _vectors(self, pixels: Tensor) -> Tensor:
+        if self.vector == "pooled":
+            return self.model(pixels)
+        tokens = self.model.forward_features(pixels)
+        return tokens[:, self.model.num_prefix_tokens :].flatten(1)
 
     @torch.inference_mode()
     def tokens(
@@ -105,6 +119,9 @@ def _from_folder(folder: Path) -> dict[str, Any]:
         if config["architecture"] != "vision_transformer":
             raise ValueError("the architecture must be vision_transformer")
         mean, std, kwargs = tuple(config["mean"]), tuple(config["std"]), config["kwargs"]
+        vector = config.get("vector", "pooled")
+        if vector not in get_args(Vector):
+            raise ValueError(f"vector is one of {get_args(Vector)}, not {vector!r}")
         preprocess = Preprocess(int(kwargs["img_size"]), mean, std)
         with torch.random.fork_rng(devices=[]):  # the initial weights are thrown away
             model = VisionTransformer(**kwargs)
@@ -117,6 +134,7 @@ def _from_folder(folder: Path) -> dict[str, Any]:
         "model": fit_weights(model, read_weights(weights), weights),
         "preprocess": preprocess,
         "sha256": sha256_of(weights),
+        "vector": vector,
     }
 
 
