@@ -1,4 +1,7 @@
+from itertools import pairwise
+
 import numpy as np
+import pytest
 import torch
 from PIL import Image, ImageDraw
 
@@ -24,12 +27,24 @@ def test_statistics_forget_where_the_patches_are():
 
 
 def test_a_palette_is_the_shares_of_colours():
-    picture = Image.new("RGB", (2, 2), "white")
-    picture.putpixel((0, 0), (255, 0, 0))
+    picture = Image.new("RGB", (8, 4), "white")
+    picture.paste((255, 0, 0), (0, 0, 2, 4))
     shares = palette(picture) ** 2
-    assert shares.sum() == 1
-    assert (shares[7 * 64], shares[-1]) == (0.25, 0.75)
-    assert np.array_equal(palette(picture), palette(picture.resize((8, 8), 0)))
+    assert shares.sum() == pytest.approx(1)
+    assert (shares[(LEVELS - 1) * LEVELS**2], shares[-1]) == pytest.approx((0.25, 0.75))
+
+
+def test_no_shift_of_tone_changes_the_palette_at_once():
+    flats = [palette(Image.new("RGB", (4, 4), (v, 120, 120))) for v in range(60, 200)]
+    assert all(one @ two > 0.99 for one, two in pairwise(flats))
+    assert flats[0] @ flats[-1] < 0.1
+
+
+def test_a_single_stray_pixel_is_no_colour():
+    picture = shape("ellipse", outlined=False, corner=8)
+    stray = picture.copy()
+    stray.putpixel((2, 2), (0, 255, 0))
+    assert np.array_equal(palette(picture), palette(stray))
 
 
 def statistics_of(strokes: np.ndarray) -> np.ndarray:
@@ -48,7 +63,7 @@ def test_what_varies_within_a_group_counts_less_than_what_tells_groups_apart():
     rng = np.random.default_rng(0)
     one, two = (rng.normal(size=(20, 2)) * (5, 0.2) + (0, y) for y in (-1, 1))
     space = StyleSpace.around(statistics_of(one), statistics_of(two))
-    vectors = space.vectors(statistics_of(np.array([[5, 1], [-5, 1], [5, -1.0]])))
+    vectors = space.vectors(statistics_of(np.array([[2, 1], [-2, 1], [2, -1.0]])))
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2]
 
 
