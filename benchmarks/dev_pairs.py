@@ -37,7 +37,14 @@ from blockwise_lora.imagesets import CaptionRule, CurationConfig, ImageSet, cura
 from blockwise_lora.judges.bootstrap import Interval, Scores, interval
 from blockwise_lora.judges.panel import JudgeConfig, Panel
 from blockwise_lora.judges.protocol import evaluate
-from blockwise_lora.judges.samples import Question, References, Row, Sample
+from blockwise_lora.judges.samples import (
+    REAL_CHARACTER,
+    REAL_STYLE,
+    Question,
+    References,
+    Row,
+    Sample,
+)
 from blockwise_lora.judges.scores import SCORES, Judged
 from blockwise_lora.parameters import typed
 
@@ -46,7 +53,7 @@ RAW, RESULTS = ROOT / "data" / "01_raw", ROOT / "benchmarks" / "results"
 CACHE = user_cache_path("blockwise_lora") / "benchmarks" / "dev_pairs"
 STYLE = "openmoji"
 VARIANTS = ("lora", "locon", "blockwise")
-CONTROLS = ("swapped", "permuted")
+REAL = {"identity": REAL_CHARACTER, "style": REAL_STYLE}
 
 
 def parameters(name: str) -> dict:
@@ -162,7 +169,7 @@ def as_samples(pictures: SampleSet) -> list[Sample]:
     ]
 
 
-def judge_pair(shop: Workshop, panel: Panel, pair: Pair) -> tuple[Judged, dict[str, float]]:
+def judge_pair(shop: Workshop, panel: Panel, pair: Pair) -> tuple[Judged, dict[str, list[float]]]:
     """Train, sample and judge one pair. Returns scores and the anchors of the two gaps."""
     faces = shop.pictures("character", RAW / "characters" / pair.family, pair.character.class_word)
     drawn = shop.pictures("style", RAW / "styles" / STYLE, pair.style.class_word)
@@ -179,13 +186,19 @@ def judge_pair(shop: Workshop, panel: Panel, pair: Pair) -> tuple[Judged, dict[s
             samples += as_samples(shop.sample(pair, swapped, ["character", "style"], "swapped"))
             samples += as_samples(shop.sample(permuted(pair), adapters, ["both"], "permuted"))
     references = References(tuple(p.open() for p in faces), tuple(p.open() for p in drawn))
+    for name, pictures in ((REAL_CHARACTER, references.character), (REAL_STYLE, references.style)):
+        samples += [
+            Sample(Row(name), i, 0, picture, prompted=False) for i, picture in enumerate(pictures)
+        ]
     judged = evaluate(panel, samples, pair.questions, references).judged
-    scales = judged.scales
-    return judged, {
-        f"{name}_{end}": getattr(scales[name], end)
-        for name in ("identity", "style")
-        for end in ("base", "real")
-    }
+    return judged, {score: list(gap(judged, score)) for score in REAL}
+
+
+def gap(judged: Judged, score: str) -> tuple[float, float]:
+    """Mean of the base model, and of the real pictures, each against the others of its set."""
+    means = (np.nanmean(judged.scores(Row(name), score).values) for name in ("base", REAL[score]))
+    base, real = means
+    return float(base), float(real)
 
 
 def pooled(judged: dict[str, Judged], row: Row, score: str) -> Scores | None:
@@ -207,8 +220,8 @@ def closed(judged: dict[str, Judged], row: Row, score: str) -> Interval:
     """Share of the gap between base and real pictures that a row closes, over all pairs."""
     shares = []
     for j in judged.values():
-        scale, scores = j.scales[score], j.scores(row, score)
-        shares.append((scores.values - scale.base) / (scale.real - scale.base))
+        base, real = gap(j, score)
+        shares.append((j.scores(row, score).values - base) / (real - base))
     values = np.concatenate(shares)
     scores = Scores(tuple(range(len(values))), tuple(range(values.shape[1])), values)
     return interval(scores, np.random.default_rng(0))
