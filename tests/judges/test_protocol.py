@@ -73,6 +73,8 @@ def test_the_table_has_methods_and_anchors(evaluation):
     assert [str(row) for row in evaluation.intervals] == [
         "real",
         "real-wrong-expression",
+        "real-character",
+        "real-style",
         "style-picture",
         "copy",
         "base",

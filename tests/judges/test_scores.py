@@ -96,36 +96,36 @@ def test_half_right_is_no_combination():
     assert np.isnan(harmonic_mean(np.array([np.nan]), np.array([1.0]))).all()
 
 
-def test_scales_take_truths_for_real_where_there_are_some():
+def test_a_gap_within_its_error_is_no_scale():
+    assert np.isnan(Scale(0.2, 0.3, error=0.06)(np.array([0.25])))
+    assert Scale(0.2, 0.3, error=0.04)(np.array([0.25])) == pytest.approx(0.5)
+
+
+def test_scales_run_from_base_to_what_was_learned():
     base = Sample(Row(BASE), 0, 0, blank(8))
     found = judged(*real_samples(QUESTIONS, REFERENCES), base, DRAWN)
-    cosines = np.cos(np.radians([[30, 30], [40, 20]]))
-    assert found.scales["identity"].real == pytest.approx(cosines.mean())
-    assert found.scales["identity"].base == pytest.approx((-1 - 0.5) / 2)
-
-
-def test_scales_fall_back_on_the_training_pictures():
-    questions = (Question("one"),)
-    samples = [*real_samples(questions, REFERENCES), Sample(Row(BASE), 0, 0, blank(8))]
-    found = score_samples(samples, questions, REFERENCES, VIEWS, TEXTS[:1])
+    # Each training picture is compared with the other one, 60 degrees away; base with both.
     assert found.scales["identity"].real == pytest.approx(0.5)
+    assert found.scales["identity"].base == pytest.approx((-1 - 0.5) / 2)
     assert found.scales["style"].real == pytest.approx(1)
+    assert found.scales["identity"].error == pytest.approx(0, abs=1e-6)
 
 
-def test_real_rows_with_truths():
-    rows = [(str(s.row), s.prompt, s.seed) for s in real_samples(QUESTIONS, REFERENCES)]
-    assert rows == [
+def test_real_rows_are_true_pictures_and_what_was_learned():
+    samples = real_samples(QUESTIONS, REFERENCES)
+    assert [(str(s.row), s.prompt, s.seed) for s in samples if s.prompted] == [
         (REAL, 0, 0),
         (REAL, 1, 0),
         (WRONG_EXPRESSION, 0, 1),
         (WRONG_EXPRESSION, 1, 0),
     ]
+    learned = [REAL_CHARACTER] * 2 + [REAL_STYLE] * 2
+    assert [str(s.row) for s in samples if not s.prompted] == learned
 
 
-def test_real_rows_without_truths_are_the_training_pictures():
+def test_without_truths_only_what_was_learned_is_real():
     samples = real_samples([Question("one")], REFERENCES)
-    assert [str(s.row) for s in samples] == [REAL_CHARACTER] * 2 + [REAL_STYLE] * 2
-    assert not any(s.prompted for s in samples)
+    assert {str(s.row) for s in samples} == {REAL_CHARACTER, REAL_STYLE}
 
 
 def test_the_copyist_takes_the_training_picture_nearest_to_the_truth():

@@ -88,18 +88,17 @@ class References:
 def real_samples(questions: Sequence[Question], references: References) -> list[Sample]:
     """Real pictures as rows.
 
-    With true pictures: each under its own prompt, and under every other prompt, too (the right
-    character in the right style with the wrong expression). Without: the training pictures
-    themselves, each compared with the others of its set.
+    The training pictures, each compared with the others of its set. And true pictures where there
+    are some: each under its own prompt, and under every other prompt, too (the right character
+    in the right style with the wrong expression).
     """
+    groups = {REAL_CHARACTER: references.character, REAL_STYLE: references.style}
+    learned = [
+        Sample(Row(name), i, 0, picture, prompted=False)
+        for name, pictures in groups.items()
+        for i, picture in enumerate(pictures)
+    ]
     truths = {i: q.truth for i, q in enumerate(questions) if q.truth is not None}
-    if not truths:
-        groups = {REAL_CHARACTER: references.character, REAL_STYLE: references.style}
-        return [
-            Sample(Row(name), i, 0, picture, prompted=False)
-            for name, pictures in groups.items()
-            for i, picture in enumerate(pictures)
-        ]
     own = [Sample(Row(REAL), i, 0, picture) for i, picture in truths.items()]
     others = [
         Sample(Row(WRONG_EXPRESSION), i, j, picture)
@@ -107,7 +106,7 @@ def real_samples(questions: Sequence[Question], references: References) -> list[
         for j, picture in truths.items()
         if i != j
     ]
-    return own + others
+    return own + others + learned
 
 
 def style_picture_samples(questions: Sequence[Question]) -> list[Sample]:

@@ -5,7 +5,11 @@
     prompt    cosine to the prompt's plain words (DreamBooth's "CLIP-T")
     truth     cosine to the true picture, by the DINO judge
     combined  harmonic mean of identity and style, each rescaled so that base pictures have 0 and
-              real pictures 1, and at least 0
+              the real pictures that the adapter learned from 1, and at least 0
+
+Those real pictures exist for every user, and they are what "like the character" means here. True
+pictures would make a poor 1 for identity: a judge sees the style, too, and finds a character in
+another style hardly more like itself than like its kind. They are a row of the table instead.
 
 A picture is never compared with itself. The harmonic mean is of each picture, not of averages: half
 of the pictures right in identity and the other half in style is no combination.
@@ -20,7 +24,6 @@ from blockwise_lora.judges.bootstrap import Scores
 from blockwise_lora.judges.panel import Views
 from blockwise_lora.judges.samples import (
     BASE,
-    REAL,
     REAL_CHARACTER,
     REAL_STYLE,
     Question,
@@ -35,15 +38,22 @@ SCORES = ("combined", "identity", "style", "prompt", "truth")
 
 @dataclass(frozen=True)
 class Scale:
-    """Where a score stands for base pictures and for real ones; NaN where there are none."""
+    """Where a score stands for base pictures and for real ones; NaN where there are none.
+
+    Attributes:
+        base, real: mean scores.
+        error: standard error of their difference.
+    """
 
     base: float
     real: float
+    error: float = 0.0
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
-        """Values with base at 0 and real at 1; NaN if real pictures do not score above base."""
+        """Values with base at 0 and real at 1; NaN unless real pictures score clearly higher."""
         span = self.real - self.base
-        return (values - self.base) / span if span > 1e-6 else np.full_like(values, np.nan)
+        clear = span > max(2 * self.error, 1e-6)
+        return (values - self.base) / span if clear else np.full_like(values, np.nan)
 
 
 @dataclass(frozen=True)
@@ -143,12 +153,12 @@ def _truth(
     return values
 
 
-def _scale(samples: Sequence[Sample], values: np.ndarray, without_truth: str) -> Scale:
-    """Anchors of one score: base pictures, and true pictures or else those learned from."""
+def _scale(samples: Sequence[Sample], values: np.ndarray, real: str) -> Scale:
+    """Anchors of one score: base pictures, and the real pictures of the row `real`."""
     names = np.array([sample.row.variant for sample in samples])
-    real = REAL if REAL in names else without_truth
-    means = []
+    means, variances = [], []
     for name in (BASE, real):
         picked = values[(names == name) & ~np.isnan(values)]
         means.append(float(picked.mean()) if len(picked) else float("nan"))
-    return Scale(*means)
+        variances.append(float(picked.var() / len(picked)) if len(picked) else 0.0)
+    return Scale(*means, error=sum(variances) ** 0.5)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+import numpy as np
+
 from blockwise_lora.judges.bootstrap import Interval
 from blockwise_lora.judges.protocol import Evaluation
 from blockwise_lora.judges.samples import COPY, Row
@@ -48,8 +50,8 @@ def headline(evaluation: Evaluation, names: Mapping[str, str] = AS_IT_IS) -> str
     rows = ranked(evaluation, score)
     if not rows:
         return (
-            "No answer: real pictures do not score above base pictures here, so there is no scale "
-            "to measure the combinations on."
+            "No answer: real pictures do not score clearly above base pictures, so there is no "
+            "scale to measure the combinations on."
         )
     best, words = rows[0], WORDS[score]
     mean = evaluation.intervals[best][score]
@@ -97,9 +99,7 @@ def copying(evaluation: Evaluation, names: Mapping[str, str] = AS_IT_IS) -> str:
 def gap_closed(evaluation: Evaluation, row: Row, score: str) -> float:
     """Share of the way from base (0) to real pictures (1) that a row has gone; NaN if unknown."""
     mean = evaluation.intervals[row][score].mean
-    scale = evaluation.judged.scales[score]
-    span = scale.real - scale.base
-    return (mean - scale.base) / span if span > 1e-6 else float("nan")
+    return float(evaluation.judged.scales[score](np.array(mean)))
 
 
 def _copied(evaluation: Evaluation, score: str) -> bool:

@@ -4,26 +4,26 @@ from blockwise_lora.judges import samples
 from blockwise_lora.judges.samples import Row
 
 ANCHOR_NAMES = {
-    samples.REAL: "real pictures",
-    samples.WRONG_EXPRESSION: "real, wrong expression",
-    samples.REAL_CHARACTER: "character's pictures",
-    samples.REAL_STYLE: "style's pictures",
+    samples.REAL: "true pictures",
+    samples.WRONG_EXPRESSION: "true, wrong expression",
+    samples.REAL_CHARACTER: "character's own pictures",
+    samples.REAL_STYLE: "style's own pictures",
     samples.BASE: "base model",
     samples.COPY: "copying",
-    samples.STYLE_PICTURE: "style's own picture",
+    samples.STYLE_PICTURE: "same expression, style's own",
 }
 ANCHOR_NOTES = {
-    samples.REAL: "the true pictures: right character, style and expression",
+    samples.REAL: "right character, style and expression",
     samples.WRONG_EXPRESSION: "each true picture under the other prompts",
     samples.REAL_CHARACTER: "what the character adapter learned from, each against the others",
     samples.REAL_STYLE: "what the style adapter learned from, each against the others",
     samples.BASE: "no adapter, plain words",
     samples.COPY: "for each prompt the character's training picture nearest to the answer",
-    samples.STYLE_PICTURE: "the same expression on another face, out of the style's pictures",
+    samples.STYLE_PICTURE: "on another face, out of the style's pictures",
 }
 CONDITION_NAMES = {"character": "character only", "style": "style only", "both": "both"}
 SCORE_NOTES = {
-    "combined": "identity and style in one picture: 0 like base, 1 like real",
+    "combined": "identity and style in one picture: 0 like base, 1 like what was learned",
     "identity": "cosine to the character's training pictures (DINO)",
     "style": "cosine of style vectors to the style's pictures",
     "prompt": "cosine to the prompt's words (CLIP-T)",

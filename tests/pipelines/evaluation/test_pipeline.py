@@ -15,7 +15,7 @@ def test_two_variants_end_in_scores_table_grid_and_report(project):
     scores = json.loads((reporting / "evaluation.json").read_text())
     assert set(scores["variants"]) == {"lora", "own"}
     assert set(scores["variants"]["lora"]) == {"character", "style", "both"}
-    assert {"real", "base", "copy", "style-picture"} <= set(scores["anchors"])
+    assert {"real", "real-character", "base", "copy", "style-picture"} <= set(scores["anchors"])
     assert {p["row"] for p in scores["pictures"]} >= {"lora/both", "own/both", "base"}
 
     table = pd.read_csv(reporting / "evaluation.csv")
