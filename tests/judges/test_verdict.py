@@ -3,9 +3,9 @@ import pytest
 from PIL import Image
 
 from blockwise_lora.judges.protocol import BootstrapConfig, Evaluation, summarise
-from blockwise_lora.judges.samples import COPY, Row, Sample
+from blockwise_lora.judges.samples import COPY, REAL, Row, Sample
 from blockwise_lora.judges.scores import SCORES, Judged, Scale
-from blockwise_lora.judges.verdict import copying, gap_closed, headline, winner
+from blockwise_lora.judges.verdict import caveat, copying, gap_closed, headline, winner
 
 BLANK = Image.new("RGB", (1, 1))
 SPREAD = np.random.default_rng(0).normal(0, 0.05, (5, 4))
@@ -16,7 +16,8 @@ def outcome(real: float = 1.0, **means: float) -> Evaluation:
     """An evaluation in which each variant has one mean on every score, with noise of its own."""
     samples, values = [], []
     for k, (variant, mean) in enumerate(means.items()):
-        row = Row(COPY) if variant == COPY else Row(variant, "both")
+        anchors = {COPY: Row(COPY), "real_pictures": Row(REAL)}
+        row = anchors.get(variant) or Row(variant, "both")
         for p in range(5):
             for s in range(4):
                 samples.append(Sample(row, p, s, BLANK))
@@ -65,6 +66,13 @@ def test_not_beating_copying_is_told_as_well():
 
 def test_copying_that_was_not_measured_is_not_judged():
     assert copying(outcome(lora=0.1)).startswith("Copying could not be compared")
+
+
+def test_a_score_above_the_true_pictures_is_questioned():
+    assert "reach only 0.3" in caveat(outcome(lora=0.5, real_pictures=0.3))
+    assert caveat(outcome(lora=0.5, real_pictures=0.9)) == ""
+    assert caveat(outcome(lora=0.5)) == ""
+    assert caveat(outcome(real=0.0, lora=0.5, real_pictures=0.3)) == ""
 
 
 def test_the_gap_is_measured_from_base_to_real():

@@ -7,7 +7,7 @@ import numpy as np
 
 from blockwise_lora.judges.bootstrap import Interval
 from blockwise_lora.judges.protocol import Evaluation
-from blockwise_lora.judges.samples import COPY, Row
+from blockwise_lora.judges.samples import COPY, REAL, Row
 
 WORDS = {
     "combined": "identity and style together",
@@ -94,6 +94,22 @@ def copying(evaluation: Evaluation, names: Mapping[str, str] = AS_IT_IS) -> str:
                 text += f"; {_listed(worse)} {'does' if len(worse) == 1 else 'do'} worse"
         sentences.append(text + ".")
     return " ".join(sentences) or "Copying could not be compared: its scores are missing."
+
+
+def caveat(evaluation: Evaluation) -> str:
+    """What speaks against the combined score, if the true pictures do; else empty."""
+    rows = ranked(evaluation, "combined")
+    true = evaluation.intervals.get(Row(REAL), {}).get("combined")
+    if not (rows and true and true.n):
+        return ""
+    best = evaluation.intervals[rows[0]]["combined"]
+    if best.mean <= true.mean:
+        return ""
+    return (
+        f"Take the combined score with care: the true pictures themselves reach only "
+        f"{_range(true)}, since the judge of identity sees the style as well and prefers the "
+        "style that the character was learned in. Nearness to the true picture is the better guide."
+    )
 
 
 def gap_closed(evaluation: Evaluation, row: Row, score: str) -> float:

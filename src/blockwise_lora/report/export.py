@@ -7,7 +7,7 @@ from blockwise_lora.judges.bootstrap import Interval
 from blockwise_lora.judges.protocol import Evaluation
 from blockwise_lora.judges.samples import Row
 from blockwise_lora.judges.scores import SCORES
-from blockwise_lora.judges.verdict import copying, gap_closed, headline
+from blockwise_lora.judges.verdict import caveat, copying, gap_closed, headline
 from blockwise_lora.parameters import asdict
 
 TABLE_COLUMNS = ("row", "variant", "condition", "score", "mean", "low", "high", "n")
@@ -34,7 +34,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
         "anchors": anchors,
         "differences": differences,
         "gap_closed": _gaps(evaluation),
-        "verdict": [headline(evaluation), copying(evaluation)],
+        "verdict": [headline(evaluation), copying(evaluation), caveat(evaluation)],
         "pictures": _pictures(evaluation),
         "bootstrap": [asdict(evaluation.bootstrap)],
     }

@@ -14,7 +14,7 @@ from blockwise_lora.judges.bootstrap import Interval
 from blockwise_lora.judges.protocol import Evaluation
 from blockwise_lora.judges.samples import ANCHORS, Row
 from blockwise_lora.judges.scores import SCORES
-from blockwise_lora.judges.verdict import copying, headline, winner
+from blockwise_lora.judges.verdict import caveat, copying, headline, winner
 from blockwise_lora.report.charts import BlockStrip, LossCurve, colour, loss_chart, scatter
 from blockwise_lora.report.words import ANCHOR_NOTES, SCORE_NOTES, row_name
 
@@ -94,6 +94,7 @@ def render(report: Report) -> str:
         report=report,
         headline=headline(evaluation, names),
         copying=copying(evaluation, names),
+        caveat=caveat(evaluation),
         grid=data_uri(report.grid),
         scores=[(score, SCORE_NOTES[score]) for score in shown],
         groups=_groups(evaluation, shown, names),
