@@ -41,6 +41,10 @@ def export_base(
     ).to(dtype=torch.float16)
     with replace_folder(target) as folder:
         pipeline.save_pretrained(folder, safe_serialization=True)
+        # transformers loads in the precision that the configuration names, diffusers in fp32: with
+        # fp16 there, a pipeline loaded without further words would mix the two and fail.
+        path = folder / "text_encoder" / "config.json"
+        _write_json(path, json.loads(path.read_text(encoding="utf-8")) | {"dtype": "float32"})
         _readable(folder)
     pipeline.to(dtype=torch.float32)
 
