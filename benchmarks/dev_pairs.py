@@ -186,10 +186,6 @@ def judge_pair(shop: Workshop, panel: Panel, pair: Pair) -> tuple[Judged, dict[s
             samples += as_samples(shop.sample(pair, swapped, ["character", "style"], "swapped"))
             samples += as_samples(shop.sample(permuted(pair), adapters, ["both"], "permuted"))
     references = References(tuple(p.open() for p in faces), tuple(p.open() for p in drawn))
-    for name, pictures in ((REAL_CHARACTER, references.character), (REAL_STYLE, references.style)):
-        samples += [
-            Sample(Row(name), i, 0, picture, prompted=False) for i, picture in enumerate(pictures)
-        ]
     judged = evaluate(panel, samples, pair.questions, references).judged
     return judged, {score: list(gap(judged, score)) for score in REAL}
 
