@@ -5,8 +5,8 @@
 
 For every family it trains a character adapter (and once a style adapter) for each variant of
 conf/base/parameters_variants.yml, samples held-out expressions, and scores them as the evaluation
-pipeline does. Pictures, scores and adapters are kept in the user's cache folder, so an interrupted
-run goes on; results go to benchmarks/results/dev_pairs.{json,md}. Uses the plain library only.
+pipeline does. Trained adapters are kept in the user's cache folder, so a second run only samples;
+results go to benchmarks/results/dev_pairs.{json,md}. Uses the plain library only.
 """
 
 from __future__ import annotations
