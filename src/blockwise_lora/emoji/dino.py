@@ -3,8 +3,8 @@
 A student agrees with a teacher that is its own moving average, without labels, as in DINO (Caron et
 al. 2021), but by contrast within the batch as in MoCo v3 (Chen et al. 2021): DINO's prototypes need
 many more pictures than a CPU sees in an hour. The two views of a sample are, most of the time, the
-same concept drawn by two different sets: identity, and not the hand of the artist, is what they
-share.
+same concept drawn by two different sets, and the student's view is redrawn by an imagined hand
+(`restyle`): identity, and not the hand of the artist, is what they share.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from blockwise_lora.emoji.clip import augment, contrastive_loss
 from blockwise_lora.emoji.corpus import Corpus
 from blockwise_lora.emoji.loop import LoopConfig, Trainer
+from blockwise_lora.emoji.restyle import restyle
 from blockwise_lora.emoji.sampling import ConceptSampler
 
 ARCHITECTURE = {
@@ -65,7 +66,7 @@ def train_dino(
     def loss(step: int, generator: torch.Generator) -> Tensor:
         first = sampler.draw(config.batch_size, generator)
         second = partner.draw(first, generator)
-        here = augment(corpus.pixels[first.numpy()], generator).to(device)
+        here = restyle(augment(corpus.pixels[first.numpy()], generator), generator).to(device)
         there = augment(corpus.pixels[second.numpy()], generator).to(device)
         with torch.no_grad(), torch.autocast(device, torch.bfloat16):
             for name, parameter in followed.items():
