@@ -1,0 +1,1 @@
+"""Which blocks? Masks by the dozen, trained, ablated, scored and compared."""
