@@ -59,7 +59,7 @@ def effects(
     judged: Judged,
     rows: Iterable[Row],
     against: Row,
-    bootstrap: BootstrapConfig = BootstrapConfig(),
+    bootstrap: BootstrapConfig,
 ) -> dict[Row, dict[str, Interval]]:
     """The effect of every row on every score."""
     return {
