@@ -1,3 +1,6 @@
+import math
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -58,13 +61,32 @@ def test_a_restored_learner_goes_on_exactly():
 
 
 @pytest.mark.parametrize("spoilt", ["loss", "gradient"])
-def test_what_is_not_finite_is_found_with_its_step(spoilt):
+def test_a_step_that_is_not_finite_changes_nothing(spoilt):
     learner = Learner("style", [nn.Parameter(torch.ones(2))], CONFIG)
     for step in range(5):
+        if step == 3:
+            before = {name: tensor.clone() for name, tensor in learner.state().items()}
         loss = (learner.parameters[0] ** 2).sum()
         loss.backward()
         if step == 3 and spoilt == "gradient":
             learner.parameters[0].grad[0] = torch.inf
         learner.update(loss * torch.nan if step == 3 and spoilt == "loss" else loss)
-    with pytest.raises(TrainingError, match=r"style: .*at step 3 of 10.*learning_rate \(now 1\)"):
+        if step == 3:
+            after = learner.state()
+            assert all(torch.equal(after[k], before[k]) for k in before if k != "losses")
+    learner.check()
+    assert learner.failure is None and learner.skipped() == 1
+    assert [math.isnan(loss) for loss in learner.losses()] == [False, False, False, True, False]
+
+
+def test_a_row_of_steps_that_are_not_finite_is_a_failure_with_its_step():
+    config = TrainingConfig(steps=40, learning_rate=1.0)
+    learner = Learner("style", [nn.Parameter(torch.ones(2))], config)
+    for step in range(14):
+        loss = (learner.parameters[0] ** 2).sum()
+        loss.backward()
+        learner.update(loss * torch.nan if step >= 4 else loss)
+        assert learner.failure is None
         learner.check()
+    assert isinstance(learner.failure, TrainingError)
+    assert re.search(r"style: .*from step 4 of 40.*learning_rate \(now 1\)", str(learner.failure))

@@ -5,12 +5,10 @@ import torch
 
 from blockwise_lora.adapters import AdapterSpec, attached_names, detach, trainable_parameters
 from blockwise_lora.blocks import MaskError
-from blockwise_lora.diffusion import trainer
-from blockwise_lora.diffusion.caches import CachedSet
+from blockwise_lora.diffusion import loop
 from blockwise_lora.diffusion.config import TrainingConfig
-from blockwise_lora.diffusion.draws import draw
 from blockwise_lora.diffusion.learner import TrainingError
-from blockwise_lora.diffusion.trainer import batch_loss, train
+from blockwise_lora.diffusion.trainer import train
 from blockwise_lora.imagesets import ImageSet
 
 SPEC = AdapterSpec(blocks="out2-out3", method="locon", rank=2)
@@ -142,13 +140,13 @@ def test_every_switch_does_something(base, images, plain_weights, change):
 
 def test_gradient_checkpointing_changes_memory_only(base, images, monkeypatch):
     seen = []
-    loss_of = trainer.batch_loss
+    predict = loop.predict
 
     def watched(model, *arguments):
         seen.append(model.unet.is_gradient_checkpointing)
-        return loss_of(model, *arguments)
+        return predict(model, *arguments)
 
-    monkeypatch.setattr(trainer, "batch_loss", watched)
+    monkeypatch.setattr(loop, "predict", watched)
     plain, _ = weights(base, images)
     config = dataclasses.replace(CONFIG, gradient_checkpointing=True)
     saved, _ = weights(base, images, config=config)
@@ -156,27 +154,6 @@ def test_gradient_checkpointing_changes_memory_only(base, images, monkeypatch):
     for a, b in zip(plain, saved, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     assert not base.unet.is_gradient_checkpointing
-
-
-def test_no_gradient_below_the_first_trained_block(base, images):
-    train(base, images, AdapterSpec(blocks="out3", rank=2), CONFIG)
-    went_back = {}
-
-    def watch(name):
-        def hook(module, inputs, output):
-            went_back[name] = (output[0] if isinstance(output, tuple) else output).requires_grad
-
-        return hook
-
-    watched = [("in", base.unet.down_blocks[0]), ("mid", base.unet.mid_block)]
-    watched += [("out2", base.unet.up_blocks[2]), ("out3", base.unet.up_blocks[3])]
-    hooks = [module.register_forward_hook(watch(name)) for name, module in watched]
-    cached = CachedSet.of(base, images)
-    draws = draw(CONFIG, 0, len(cached), tuple(cached.mean.shape[1:]), 1000)
-    batch_loss(base, cached, draws, base.scheduler.alphas_cumprod, None)
-    for hook in hooks:
-        hook.remove()
-    assert went_back == {"in": False, "mid": False, "out2": False, "out3": True}
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(base, images, tmp_path):

@@ -1,8 +1,10 @@
-"""Saved states of a training, from which a killed run goes on.
+"""Saved states of trainings, from which a killed run goes on.
 
-There is one file for each configuration, named by the hash of all that determines the result, and
-replaced atomically: a kill at any moment leaves the last whole state. It lies outside the
-project's outputs, which DVC deletes before a stage runs, and is removed when training succeeds.
+Each adapter has its own file, named by the hash of all that determines its result, so a run that
+is started again with more or fewer adapters beside it still finds it. Adapters that train in one
+pass are saved together: a state counts only if those that were saved with it are there, too, so a
+kill at any moment, in the middle of a save as well, leaves a consistent set. The files lie outside
+the project's outputs, which DVC deletes before a stage runs; success removes them.
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -43,43 +45,94 @@ def configuration_hash(**parts: object) -> str:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """The one saved state of a configuration.
+class State:
+    """One adapter's training at one moment.
 
     Attributes:
-        path: of its file.
+        step: steps done.
+        tensors: whatever the learner needs to go on.
+        notes: words that belong to it, such as the id of the run that records it.
     """
 
-    path: Path
+    step: int
+    tensors: Mapping[str, Tensor]
+    notes: Mapping[str, str] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, folder: Path, key: str) -> Checkpoint:
-        """The state of the configuration whose hash is `key`."""
-        return cls(folder / f"{key[:32]}.safetensors")
 
-    def save(self, step: int, tensors: Mapping[str, Tensor]) -> None:
-        """Replace the saved state.
+class Checkpoints:
+    """The saved states of adapters that train in one pass.
+
+    Args:
+        folder: where they lie.
+        keys: the configuration hash of each adapter.
+    """
+
+    def __init__(self, folder: Path, keys: Sequence[str]) -> None:
+        self.folder, self.keys = folder, tuple(keys)
+
+    def save(self, states: Mapping[str, State]) -> None:
+        """Write the states of adapters, by key, and delete what they replace.
 
         Raises:
-            WriteError: the folder cannot be written or the disk is full; the old state stays.
+            WriteError: the folder cannot be written or the disk is full; the old states stay.
         """
-        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        write_bytes(self.path, save(plain, metadata={"step": str(step)}))
-
-    def load(self) -> tuple[int, dict[str, Tensor]] | None:
-        """The saved step and tensors; None if there is no usable state."""
-        if not self.path.exists():
-            return None
+        together = {key: state.step for key, state in states.items()}
+        written: list[Path] = []
         try:
-            with safe_open(str(self.path), framework="pt") as file:
-                step = int(file.metadata()["step"])
-                return step, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            log.warning(
-                "The saved state %s is damaged (%s): training starts anew.", self.path, error
-            )
-            return None
+            for key, state in states.items():
+                metadata = {f"note.{name}": text for name, text in state.notes.items()}
+                metadata["together"] = json.dumps(together, sort_keys=True)
+                plain = {k: t.detach().cpu().contiguous() for k, t in state.tensors.items()}
+                write_bytes(self._path(key, state.step), save(plain, metadata))
+                written.append(self._path(key, state.step))
+        except BaseException:
+            # Half a set counts for nothing; where the disk is full it would only be in the way.
+            for path in written:
+                path.unlink(missing_ok=True)
+            raise
+        for key, step in together.items():
+            self._prune(key, keep=self._path(key, step))
 
-    def remove(self) -> None:
-        """Delete the saved state, if there is one."""
-        self.path.unlink(missing_ok=True)
+    def load(self) -> dict[str, State]:
+        """The newest consistent state of each adapter that has one, by key."""
+        found = {key: self._states(key) for key in self.keys}
+        steps = {key: {state.step for state, _ in states} for key, states in found.items()}
+        newest = {}
+        for key, states in found.items():
+            for state, together in sorted(states, key=lambda pair: -pair[0].step):
+                if all(step in steps.get(other, {step}) for other, step in together.items()):
+                    newest[key] = state
+                    break
+        return newest
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Delete all saved states of some of the adapters."""
+        for key in keys:
+            self._prune(key)
+
+    def _path(self, key: str, step: int) -> Path:
+        return self.folder / f"{key}-{step}.safetensors"
+
+    def _prune(self, key: str, keep: Path | None = None) -> None:
+        # With a dot in front: what a kill left in the middle of a write.
+        for pattern in (f"{key}-*.safetensors", f".{key}-*"):
+            for path in self.folder.glob(pattern):
+                if path != keep:
+                    path.unlink(missing_ok=True)
+
+    def _states(self, key: str) -> list[tuple[State, dict[str, int]]]:
+        paths = self.folder.glob(f"{key}-*.safetensors")
+        return [state for path in sorted(paths) if (state := _read(path))]
+
+
+def _read(path: Path) -> tuple[State, dict[str, int]] | None:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        notes = {k.removeprefix("note."): v for k, v in metadata.items() if k.startswith("note.")}
+        step = int(path.stem.rpartition("-")[2])
+        return State(step, tensors, notes), json.loads(metadata["together"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        log.warning("The saved state %s is damaged (%s) and not used.", path, error)
+        return None

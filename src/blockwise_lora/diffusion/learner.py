@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from blockwise_lora.diffusion.config import TrainingConfig
 from blockwise_lora.errors import UserError
 
+_PATIENCE = 10  # steps in a row that come to nothing before a training counts as failed
+
 
 class TrainingError(UserError):
     """A training that cannot go on."""
@@ -37,7 +39,8 @@ class Learner:
         self.step = 0
         # On the device, so that no step waits for the host to read its loss.
         self._losses = torch.zeros(config.steps, device=self.parameters[0].device)
-        self._checked = 0
+        self.failure: TrainingError | None = None
+        self._checked = self._wasted = 0
         self._optimizer = torch.optim.AdamW(
             self.parameters,
             lr=config.learning_rate,
@@ -46,34 +49,62 @@ class Learner:
             fused=self.parameters[0].device.type in ("cpu", "cuda"),
         )
 
+    @property
+    def active(self) -> bool:
+        """Whether there are steps left."""
+        return self.step < self.config.steps
+
+    @property
+    def look_due(self) -> bool:
+        """Whether it is time to read the losses."""
+        return self.step % self.config.log_every == 0 or not self.active
+
+    @property
+    def save_due(self) -> bool:
+        """Whether it is time to save the state."""
+        return self.step % self.config.checkpoint_every == 0
+
     def update(self, loss: Tensor) -> None:
-        """Take a step along the gradients that the weights hold, and forget them."""
+        """Take a step along the gradients that the weights hold, and forget them.
+
+        Where the loss or a gradient is not finite, weights and optimiser stay as they are, and the
+        step's loss is recorded as NaN. The device decides: the host does not wait for it.
+        """
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        finite = norm.isfinite() & loss.isfinite()
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step)
+        # The fused optimisers take this from mixed precision: 1 stands for "skip".
+        self._optimizer.grad_scale, self._optimizer.found_inf = None, (~finite).float()
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        # An infinite gradient spoils the weights before any loss shows it: count it as one.
-        self._losses[self.step] = torch.where(norm.isfinite(), loss.detach(), torch.nan)
+        self._losses[self.step] = torch.where(finite, loss.detach(), torch.nan)
         self.step += 1
 
     def check(self) -> float:
-        """Read the losses since the last look, and return their mean.
+        """Read the losses since the last look, and return the mean of those that are finite.
 
-        Raises:
-            TrainingError: one of them is not finite.
+        `failure` is set when the last steps, up to this one, all came to nothing.
         """
         recent = self._losses[self._checked : self.step].cpu()
-        bad = (~recent.isfinite()).nonzero()
-        if len(bad):
-            raise TrainingError(
-                f"{self.name}: the loss is not a finite number at step "
-                f"{self._checked + int(bad[0])} of {self.config.steps}, so nothing can be learned "
-                f"from there on. Lower training.learning_rate (now {self.config.learning_rate:g}), "
-                f"or train in float32 or bfloat16 (base_model.dtype). No adapter is written."
-            )
+        for i, fine in enumerate(recent.isfinite().tolist(), self._checked):
+            self._wasted = 0 if fine else self._wasted + 1
+            if self._wasted >= min(_PATIENCE, max(1, self.config.steps // 2)):
+                self.failure = self.failure or self._explain(i + 1 - self._wasted)
         self._checked = self.step
-        return float(recent.mean())
+        return float(recent.nanmean())
+
+    def skipped(self) -> int:
+        """Steps that changed nothing, since loss or gradient were not finite."""
+        return int((~self._losses[: self.step].isfinite()).sum())
+
+    def _explain(self, step: int) -> TrainingError:
+        return TrainingError(
+            f"{self.name}: the loss is not a finite number from step {step} of "
+            f"{self.config.steps} on, so nothing can be learned. Lower training.learning_rate "
+            f"(now {self.config.learning_rate:g}), or train in float32 or bfloat16 "
+            f"(base_model.dtype). No adapter is written."
+        )
 
     def losses(self) -> list[float]:
         """The loss of every step so far."""
@@ -104,7 +135,8 @@ class Learner:
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": slots, "param_groups": groups})
         self._losses.copy_(tensors["losses"])
-        self.step = self._checked = step
+        self.step, self._checked, self._wasted, self.failure = step, 0, 0, None
+        self.check()
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:

@@ -1,62 +1,86 @@
-"""The training loop: cached pictures in, an adapter and its loss curve out.
+"""The training loop: cached pictures in, adapters and their loss curves out.
 
     trained = train(load_base("data/06_models/base"), images, AdapterSpec(), TrainingConfig())
+    outcomes = train_many(base, [Job("shallow", images, AdapterSpec("shallow"), config), ...])
 
-A step draws its pictures, noise levels and noise as a function of (seed, step) alone, so the
-result depends on the arguments and not on what the process did before, and a run that was killed
-ends with the same bits as one that was not.
+Any number of adapters of one model train in one pass, each on its own slice of the batch. A step
+draws its pictures, noise levels and noise as a function of (seed, step) alone, so the result
+depends on the arguments and not on what the process did before, and a run that was killed ends
+with the same bits as one that was not.
 """
 
 from __future__ import annotations
 
-import logging
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from tqdm import tqdm
 
-from blockwise_lora.adapters.attach import Attached, attach, detach, trainable_parameters
+from blockwise_lora.adapters.attach import Attached, attach, detach
 from blockwise_lora.adapters.spec import AdapterSpec
 from blockwise_lora.diffusion.base import BaseModel
+from blockwise_lora.diffusion.batched import BatchedAdapters
 from blockwise_lora.diffusion.caches import CachedSet
-from blockwise_lora.diffusion.checkpoints import Checkpoint, configuration_hash
+from blockwise_lora.diffusion.checkpoints import configuration_hash
 from blockwise_lora.diffusion.config import TrainingConfig
-from blockwise_lora.diffusion.draws import Draw, draw, generator_for
+from blockwise_lora.diffusion.draws import generator_for
 from blockwise_lora.diffusion.learner import Learner, TrainingError
-from blockwise_lora.diffusion.objective import (
-    add_noise,
-    loss_per_picture,
-    min_snr_weight,
-    target,
-)
+from blockwise_lora.diffusion.loop import Loop, Member
 from blockwise_lora.imagesets import ImageSet
 
-log = logging.getLogger(__name__)
+
+@dataclass(frozen=True)
+class Job:
+    """One adapter to train.
+
+    Attributes:
+        name: of the adapter in the U-Net, and in messages.
+        images: pictures of one size, with captions.
+        spec: which blocks, method and ranks.
+        config: how.
+    """
+
+    name: str
+    images: ImageSet
+    spec: AdapterSpec
+    config: TrainingConfig
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished training; the adapter is in the base model's U-Net, active.
+    """A finished training; the adapter is in the base model's U-Net.
 
     Attributes:
         attached: what was attached, and under which name.
         losses: of every step, each the weighted mean over its batch.
+        skipped: steps whose loss or gradient was not finite, so that they changed nothing.
         data_sha256: of the pictures and captions.
-        seconds: of this process's share of the training.
+        seconds: of this process's share of the training, all adapters of the pass together.
         resumed_from: steps that an earlier process had done.
     """
 
     attached: Attached
     losses: tuple[float, ...]
+    skipped: int
     data_sha256: str
     seconds: float
     resumed_from: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A training that came to nothing; the others of its pass are not touched by it.
+
+    Attributes:
+        name: the job's.
+        error: why, with the remedy.
+    """
+
+    name: str
+    error: TrainingError
 
 
 def train(
@@ -70,112 +94,120 @@ def train(
     cache_dir: Path | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> Trained:
-    """Train one adapter.
+    """Train one adapter, which is active at the end.
+
+    Args and errors are those of `train_many`; a failed training raises its error.
+    """
+    (outcome,) = train_many(
+        base,
+        [Job(name, images, spec, config)],
+        checkpoint_dir=checkpoint_dir,
+        cache_dir=cache_dir,
+        on_step=on_step,
+    )
+    if isinstance(outcome, Failed):
+        raise outcome.error
+    return outcome
+
+
+def train_many(
+    base: BaseModel,
+    jobs: Sequence[Job],
+    *,
+    checkpoint_dir: Path | None = None,
+    cache_dir: Path | None = None,
+    on_step: Callable[[int], None] | None = None,
+) -> list[Trained | Failed]:
+    """Train several adapters of one model in one pass.
+
+    Each is what it would be if it were trained alone, but for rounding: matrix products of
+    another size add up in another order. Jobs of one picture set and one configuration share
+    noise, timesteps and text, and with them the work before the first block that any of them
+    trains.
 
     Args:
-        base: the model; on failure its U-Net is as before.
-        images: pictures of one size, with captions.
-        spec: which blocks, method and ranks.
-        config: how.
-        name: of the adapter in the U-Net, and in messages.
+        base: the model; on an error its U-Net is as before.
+        jobs: what to train, under different names.
         checkpoint_dir: where states are saved to go on from; None: nowhere.
         cache_dir: where latents are kept for other runs; None: nowhere.
         on_step: called after each step with the number of steps done.
 
+    Returns:
+        For each job its outcome; all trained adapters are attached, the last one is active.
+
     Raises:
-        MaskError: the mask does not fit the model.
+        MaskError: a mask does not fit the model.
         ResolutionError: the pictures' size does not.
-        TrainingError: no pictures, float16, a loss that is not finite, or no memory.
+        TrainingError: no pictures, float16, or no memory.
     """
-    _check(base, images, config)
-    data = images.sha256
-    checkpoint = checkpoint_dir and Checkpoint.of(
-        checkpoint_dir, _training_key(base, data, spec, config)
-    )
-    attached = attach(base.unet, spec, name, generator_for(config.seed, "initial weights"))
+    for job in jobs:
+        _check(base, job)
+    done: list[Attached] = []
     try:
-        cached = CachedSet.of(base, images, cache_dir)
-        learner = Learner(name, trainable_parameters(base.unet, name), config)
-        resumed_from = _resume(learner, checkpoint)
-        began = time.monotonic()
-        with _memory_explained(config), _gradient_checkpointing(base, config):
-            _loop(base, cached, learner, checkpoint, on_step)
+        with _memory_explained(jobs), _gradient_checkpointing(base, jobs):
+            members, adapters = _members(base, jobs, cache_dir, done)
+            began = time.monotonic()
+            Loop(base, members, adapters, checkpoint_dir).run(on_step)
+            seconds = time.monotonic() - began
     except BaseException:
-        detach(base.unet, name)
+        for attached in done:
+            detach(base.unet, attached.name)
         raise
-    if checkpoint:
-        checkpoint.remove()
-    seconds = time.monotonic() - began
-    return Trained(attached, tuple(learner.losses()), data, seconds, resumed_from)
+    for member in members:
+        if member.learner.failure:
+            detach(base.unet, member.learner.name)
+    return [_outcome(*parts, seconds) for parts in zip(jobs, done, members, strict=True)]
 
 
-def _loop(
-    base: BaseModel,
-    cached: CachedSet,
-    learner: Learner,
-    checkpoint: Checkpoint | None,
-    on_step: Callable[[int], None] | None,
-) -> None:
-    config = learner.config
-    shape, levels = tuple(cached.mean.shape[1:]), len(base.scheduler.alphas_cumprod)
-    alphas = base.scheduler.alphas_cumprod.to(base.device, torch.float32)
-    with _progress(learner) as bar:
-        while learner.step < config.steps:
-            draws = draw(config, learner.step, len(cached), shape, levels)
-            loss = batch_loss(base, cached, draws, alphas, config.min_snr_gamma)
-            loss.backward()
-            learner.update(loss)
-            bar.update()
-            last = learner.step == config.steps
-            save = checkpoint and not last and learner.step % config.checkpoint_every == 0
-            if save or last or learner.step % config.log_every == 0:
-                bar.set_postfix(loss=f"{learner.check():.4f}", refresh=False)
-            if save:
-                checkpoint.save(learner.step, learner.state())
-            if on_step:
-                on_step(learner.step)
+def _members(
+    base: BaseModel, jobs: Sequence[Job], cache_dir: Path | None, done: list[Attached]
+) -> tuple[list[Member], BatchedAdapters]:
+    """Attach and cache; what was attached is appended to `done` at once."""
+    caches: dict[str, CachedSet] = {}
+    for job in jobs:
+        initial = generator_for(job.config.seed, "initial weights")
+        done.append(attach(base.unet, job.spec, job.name, initial))
+        if job.images.sha256 not in caches:
+            caches[job.images.sha256] = CachedSet.of(base, job.images, cache_dir)
+    adapters = BatchedAdapters(base.unet, [job.name for job in jobs])
+    members = [
+        Member(
+            Learner(job.name, adapters.parameters(job.name), job.config),
+            caches[job.images.sha256],
+            _training_key(base, job),
+        )
+        for job in jobs
+    ]
+    return members, adapters
 
 
-def batch_loss(
-    base: BaseModel, cached: CachedSet, draws: Draw, alphas: Tensor, gamma: float | None
-) -> Tensor:
-    """The mean loss of one batch.
-
-    Args:
-        base: the model with the adapter active.
-        cached: the set.
-        draws: the step's random choices.
-        alphas: cumulative products of the noise schedule, on the device.
-        gamma: of min-SNR weighting; None: unweighted.
-    """
-    draws = draws.to(base.device)
-    a_t, kind = alphas[draws.timesteps], base.prediction_type
-    latents = cached.mean[draws.rows] + cached.std[draws.rows] * draws.latent_noise
-    captions = torch.where(draws.dropped, len(cached.embeddings) - 1, cached.caption[draws.rows])
-    with base.autocast():
-        prediction = base.unet(
-            add_noise(latents, draws.noise, a_t).to(base.dtype),
-            draws.timesteps,
-            encoder_hidden_states=cached.embeddings[captions],
-        ).sample
-    weight = None if gamma is None else min_snr_weight(kind, a_t, gamma)
-    wanted = target(kind, latents, draws.noise, a_t)
-    return loss_per_picture(prediction, wanted, weight).mean()
+def _outcome(job: Job, attached: Attached, member: Member, seconds: float) -> Trained | Failed:
+    learner = member.learner
+    if learner.failure:
+        return Failed(job.name, learner.failure)
+    return Trained(
+        attached,
+        tuple(learner.losses()),
+        learner.skipped(),
+        job.images.sha256,
+        seconds,
+        member.resumed_from,
+    )
 
 
-def _training_key(base: BaseModel, data: str, spec: AdapterSpec, config: TrainingConfig) -> str:
+def _training_key(base: BaseModel, job: Job) -> str:
     return configuration_hash(
         base=base.sha256,
-        data=data,
-        spec=spec.to_json(),
-        config=config,
+        data=job.images.sha256,
+        spec=job.spec.to_json(),
+        config=job.config,
         machine=[base.device.type, str(base.dtype), torch.__version__],
     )
 
 
-def _check(base: BaseModel, images: ImageSet, config: TrainingConfig) -> None:
-    if not len(images):
-        raise TrainingError(f"{images.root}: no pictures to train on. Curate some first.")
+def _check(base: BaseModel, job: Job) -> None:
+    if not len(job.images):
+        raise TrainingError(f"{job.images.root}: no pictures to train on. Curate some first.")
     if base.dtype == torch.float16:
         raise TrainingError(
             "base_model.dtype: float16 gradients underflow. Train in bfloat16, or in float32 on a "
@@ -183,34 +215,9 @@ def _check(base: BaseModel, images: ImageSet, config: TrainingConfig) -> None:
         )
 
 
-def _resume(learner: Learner, checkpoint: Checkpoint | None) -> int:
-    saved = checkpoint.load() if checkpoint else None
-    if saved is None:
-        return 0
-    learner.restore(*saved)
-    log.info("%s: going on from the state saved at step %d", learner.name, learner.step)
-    return learner.step
-
-
 @contextmanager
-def _progress(learner: Learner):
-    """A bar with loss, speed and time left; a line every 10 s where there is no terminal."""
-    interval = 0.2 if sys.stderr.isatty() else 10.0
-    with tqdm(
-        desc=f"training {learner.name}",
-        total=learner.config.steps,
-        initial=learner.step,
-        unit="step",
-        mininterval=interval,
-        maxinterval=max(10.0, interval),
-        dynamic_ncols=True,
-    ) as bar:
-        yield bar
-
-
-@contextmanager
-def _gradient_checkpointing(base: BaseModel, config: TrainingConfig):
-    if config.gradient_checkpointing:
+def _gradient_checkpointing(base: BaseModel, jobs: Sequence[Job]) -> Iterator[None]:
+    if any(job.config.gradient_checkpointing for job in jobs):
         base.unet.enable_gradient_checkpointing()
     try:
         yield
@@ -219,13 +226,15 @@ def _gradient_checkpointing(base: BaseModel, config: TrainingConfig):
 
 
 @contextmanager
-def _memory_explained(config: TrainingConfig):
+def _memory_explained(jobs: Sequence[Job]) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU has no type of its own
         if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):
+            several = f", {len(jobs)} adapters in a pass" if len(jobs) > 1 else ""
             raise TrainingError(
-                f"out of memory at batch size {config.batch_size}. Lower training.batch_size, or "
-                f"set training.gradient_checkpointing: true; then run again."
+                f"out of memory at batch size {jobs[0].config.batch_size}{several}. Lower "
+                f"training.batch_size{' or the number of adapters' if several else ''}, or set "
+                f"training.gradient_checkpointing: true; then run again."
             ) from error
         raise

@@ -1,0 +1,136 @@
+"""The steps of several trainings in one pass."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from blockwise_lora.diffusion.base import BaseModel
+from blockwise_lora.diffusion.batched import BatchedAdapters
+from blockwise_lora.diffusion.batches import Batch, predict
+from blockwise_lora.diffusion.caches import CachedSet
+from blockwise_lora.diffusion.checkpoints import Checkpoints, State
+from blockwise_lora.diffusion.learner import Learner
+from blockwise_lora.diffusion.progress import progress
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Member:
+    """One adapter of the pass.
+
+    Attributes:
+        learner: its weights and optimiser.
+        cached: its picture set; members with the same pictures hold the same object.
+        key: hash of all that determines its result.
+        resumed_from: steps that an earlier process had done.
+    """
+
+    learner: Learner
+    cached: CachedSet
+    key: str
+    resumed_from: int = 0
+
+    @property
+    def batch_key(self) -> tuple:
+        """Equal for members that see the same batch in their next step."""
+        return id(self.cached), self.learner.config, self.learner.step
+
+
+class Loop:
+    """Trains members until each has done its steps.
+
+    Args:
+        base: the model.
+        members: what trains.
+        adapters: the same ones, attached to the model's U-Net.
+        checkpoint_dir: where states are saved to go on from; None: nowhere.
+    """
+
+    def __init__(
+        self,
+        base: BaseModel,
+        members: Sequence[Member],
+        adapters: BatchedAdapters,
+        checkpoint_dir: Path | None = None,
+    ) -> None:
+        self.base, self.members, self.adapters = base, list(members), adapters
+        keys = [member.key for member in members]
+        self._checkpoints = Checkpoints(checkpoint_dir, keys) if checkpoint_dir else None
+
+    def run(self, on_step: Callable[[int], None] | None = None) -> None:
+        """Take all steps, from where saved states stand.
+
+        A member whose loss is no number any more stays in the pass, with its weights as they
+        are, so that the others' arithmetic does not change; only when no other is left, it ends.
+
+        Args:
+            on_step: called after each step with the number of steps done.
+        """
+        self._resume()
+        learners = [member.learner for member in self.members]
+        total = max(x.config.steps for x in learners)
+        done = max(x.step for x in learners)
+        with progress([x.name for x in learners], total, done) as bar, self.adapters.installed():
+            while any(x.active and not x.failure for x in learners):
+                active = [member for member in self.members if member.learner.active]
+                self.step(active)
+                bar.update()
+                save = self._due(active)
+                if save or any(x.look_due for x in learners):
+                    losses = [member.learner.check() for member in active]
+                    bar.set_postfix(loss=f"{sum(losses) / len(losses):.4f}", refresh=False)
+                if save:
+                    self._save(active)
+                if on_step:
+                    on_step(max(x.step for x in learners))
+        if self._checkpoints:
+            self._checkpoints.remove([m.key for m in self.members if not m.learner.failure])
+
+    def step(self, active: Sequence[Member]) -> None:
+        """One step of each member; batches of different shapes take a pass each."""
+        batches: dict[tuple, Batch] = {}
+        passes: dict[tuple, list[tuple[Member, Batch]]] = {}
+        for member in active:
+            key, learner = member.batch_key, member.learner
+            if key not in batches:
+                batches[key] = Batch.of(self.base, member.cached, learner.config, learner.step)
+            passes.setdefault(batches[key].shape, []).append((member, batches[key]))
+        for pairs in passes.values():
+            self._pass(*zip(*pairs, strict=True))
+
+    def _pass(self, members: Sequence[Member], batches: Sequence[Batch]) -> None:
+        """Forward, backward and update; batches that are one object are shared."""
+        distinct = list({id(batch): batch for batch in batches}.values())
+        sources = [distinct.index(batch) for batch in batches]
+        names, rows = [m.learner.name for m in members], batches[0].shape[0]
+        with self.adapters.acting(names, sources, rows):
+            answers = predict(self.base, distinct).split(rows)
+            losses = [b.loss(answer) for b, answer in zip(batches, answers, strict=True)]
+            # Each adapter's weights meet its own loss alone, so the sum gives each its gradient.
+            sum(losses).backward()
+        for member, loss in zip(members, losses, strict=True):
+            member.learner.update(loss)
+
+    def _due(self, active: Sequence[Member]) -> bool:
+        """Whether to save: at someone's interval, and what ended while others go on."""
+        learners = [member.learner for member in active]
+        if not self._checkpoints or not any(x.active for x in learners):
+            return False
+        return any(x.save_due or not x.active for x in learners)
+
+    def _save(self, active: Sequence[Member]) -> None:
+        self._checkpoints.save({m.key: State(m.learner.step, m.learner.state()) for m in active})
+
+    def _resume(self) -> None:
+        saved = self._checkpoints.load() if self._checkpoints else {}
+        for member in self.members:
+            if state := saved.get(member.key):
+                member.learner.restore(state.step, state.tensors)
+                member.resumed_from = state.step
+                log.info(
+                    "%s: going on from the state saved at step %d", member.learner.name, state.step
+                )
