@@ -10,7 +10,12 @@ from diffusers import (
     StableDiffusionPipeline,
 )
 
-from blockwise_lora.adapters import AdapterSpec, attach, trainable_parameters
+from blockwise_lora.adapters import (
+    AdapterSpec,
+    attach,
+    set_strengths,
+    trainable_parameters,
+)
 from blockwise_lora.diffusion.base import load_base
 from blockwise_lora.diffusion.sampling import SamplingConfig, SamplingError, initial_noise, sample
 from tiny_base import write_tiny_base
@@ -100,6 +105,31 @@ def test_adapters_act(base):
         for parameter in trainable_parameters(base.unet, "style")[1::2]:
             parameter.fill_(0.1)
     assert largest_difference(plain, sample(base, ["a"], [0], CONFIG)) > 5
+
+
+def test_what_acts_can_change_from_step_to_step(base):
+    """On in the first of three steps only: neither the picture with it nor that without."""
+    calls = []
+
+    def run(strengths):
+        def before_step(step, steps):
+            calls.append((step, steps))
+            set_strengths(base.unet, {"strong": strengths[step]})
+
+        return sample(base, ["a"] * 3, [1, 2, 3], CONFIG, before_step=before_step)
+
+    off = sample(base, ["a"] * 3, [1, 2, 3], CONFIG)
+    attach(base.unet, AdapterSpec("all", rank=2), "strong", torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for parameter in trainable_parameters(base.unet, "strong"):
+            parameter.fill_(0.3)
+    on = sample(base, ["a"] * 3, [1, 2, 3], CONFIG)
+    assert largest_difference(run([0, 0, 0]), off) == 0
+    assert calls == [(0, 3), (1, 3), (2, 3)] * 2  # two batches
+    assert largest_difference(run([1, 1, 1]), on) == 0
+    mixed = run([1, 0, 0])
+    assert largest_difference(mixed, off) > 0
+    assert largest_difference(mixed, on) > 0
 
 
 def test_size_and_order(base):

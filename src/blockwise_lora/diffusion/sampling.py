@@ -8,7 +8,7 @@ on a GPU as well.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +22,11 @@ from blockwise_lora.errors import UserError
 
 if TYPE_CHECKING:
     from blockwise_lora.diffusion.base import BaseModel
+
+
+StepHook = Callable[[int, int], None]
+"""Called before each denoising step with its number, from 0, and the number of steps. It may set
+strengths or choose among attached adapters."""
 
 
 class SamplingError(UserError):
@@ -75,6 +80,7 @@ def sample(
     config: SamplingConfig,
     *,
     title: str = "sampling",
+    before_step: StepHook | None = None,
 ) -> list[Image.Image]:
     """Sample one picture for each pair of prompt and seed, with the adapters as they are set.
 
@@ -84,6 +90,7 @@ def sample(
         seeds: n seeds of the initial noise.
         config: how.
         title: of the progress bar.
+        before_step: what changes from one denoising step to the next, if anything does.
 
     Returns:
         n RGB pictures, in order.
@@ -107,7 +114,8 @@ def sample(
             if config.center_noise:
                 noise -= noise.mean(dim=(2, 3), keepdim=True)
             wanted = embeddings[[row[prompt] for prompt in prompts[some]]]
-            latents = denoise(base, noise.to(base.device), wanted, embeddings[-1:], config)
+            noise = noise.to(base.device)
+            latents = denoise(base, noise, wanted, embeddings[-1:], config, before_step)
             pictures += _to_pictures(base.decode(latents))
             bar.update(len(noise))
     return pictures
@@ -120,7 +128,12 @@ def initial_noise(seed: int, shape: tuple[int, int, int]) -> Tensor:
 
 @torch.no_grad()
 def denoise(
-    base: BaseModel, noise: Tensor, wanted: Tensor, unwanted: Tensor, config: SamplingConfig
+    base: BaseModel,
+    noise: Tensor,
+    wanted: Tensor,
+    unwanted: Tensor,
+    config: SamplingConfig,
+    before_step: StepHook | None = None,
 ) -> Tensor:
     """Follow the U-Net from noise to latents.
 
@@ -130,6 +143,7 @@ def denoise(
         wanted: text embeddings, (n, tokens, width).
         unwanted: of the negative prompt, (1, tokens, width).
         config: how.
+        before_step: see `sample`.
 
     Returns:
         Latents in the U-Net's scale, float32.
@@ -138,7 +152,9 @@ def denoise(
     latents = noise * solver.init_noise_sigma
     guided = config.guidance_scale > 1
     text = torch.cat([unwanted.expand(len(wanted), -1, -1), wanted]) if guided else wanted
-    for t in solver.timesteps:
+    for step, t in enumerate(solver.timesteps):
+        if before_step is not None:
+            before_step(step, len(solver.timesteps))
         inputs = solver.scale_model_input(latents, t)
         inputs = torch.cat([inputs, inputs]) if guided else inputs
         with base.autocast():
