@@ -42,20 +42,9 @@ class TrainedAdapter:
 
     @property
     def configuration(self) -> str:
-        """Hash of all that was decided: specification, training, data, base model and words.
-
-        What only changes speed or safety, such as `checkpoint_every`, does not count.
-        """
-        same = TrainingConfig()
-        config = replace(
-            self.config, checkpoint_every=same.checkpoint_every, log_every=same.log_every
-        )
-        return configuration_hash(
-            spec=self.spec.to_json(),
-            training=config,
-            data=self.trained.data_sha256,
-            base=self.base.sha256,
-            words=dict(self.words),
+        """See `configuration_hash_of`."""
+        return configuration_hash_of(
+            self.base, self.trained.data_sha256, self.spec, self.config, self.words
         )
 
     def metadata(self) -> dict[str, str]:
@@ -85,6 +74,28 @@ class TrainedAdapter:
         save_adapter(
             folder, self.base.unet, attached.name, spec=attached.spec, metadata=self.metadata()
         )
+
+
+def configuration_hash_of(
+    base: BaseModel,
+    data_sha256: str,
+    spec: AdapterSpec,
+    config: TrainingConfig,
+    words: Mapping[str, str],
+) -> str:
+    """Hash of all that is decided before a training: equal hashes make equal adapters.
+
+    What only changes speed or safety, such as `checkpoint_every`, does not count.
+    """
+    same = TrainingConfig()
+    config = replace(config, checkpoint_every=same.checkpoint_every, log_every=same.log_every)
+    return configuration_hash(
+        spec=spec.to_json(),
+        training=config,
+        data=data_sha256,
+        base=base.sha256,
+        words=dict(words),
+    )
 
 
 def configuration_of(adapter: Adapter) -> str | None:
