@@ -1,0 +1,164 @@
+"""Trained adapters in a folder, found by all that made them.
+
+    <bank>/<concept>/<hash>/pytorch_lora_weights.safetensors
+
+A mask that was trained once, in this sweep or in an earlier one, is never trained again unless
+something that decides its result has changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+
+from blockwise_lora.adapters import Adapter, AdapterSpec, Plan, detach, read_adapter
+from blockwise_lora.atomic import replace_folder
+from blockwise_lora.blocks.structure import BlockMap
+from blockwise_lora.diffusion.base import BaseModel
+from blockwise_lora.diffusion.config import TrainingConfig
+from blockwise_lora.diffusion.trained import TrainedAdapter, configuration_hash_of
+from blockwise_lora.diffusion.trainer import Failed, Job, Trained, train_many
+from blockwise_lora.imagesets import ImageSet
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a concept's adapters learn from, and how; only the mask varies.
+
+    Attributes:
+        concept: character or style.
+        images: its curated pictures.
+        spec: method and ranks; its mask is replaced by each mask of the sweep.
+        config: of the training.
+        words: for the adapters' metadata, e.g. trigger and class word.
+    """
+
+    concept: str
+    images: ImageSet
+    spec: AdapterSpec
+    config: TrainingConfig
+    words: Mapping[str, str]
+
+    def masked(self, mask: str) -> AdapterSpec:
+        """The adapter's specification with this mask."""
+        return replace(self.spec, blocks=mask)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An adapter of the bank.
+
+    Attributes:
+        concept, mask: what it is.
+        key: hash of all that made it.
+        folder: where its files are, or will be.
+    """
+
+    concept: str
+    mask: str
+    key: str
+    folder: Path
+
+    @property
+    def trained(self) -> bool:
+        """Whether its files are there."""
+        return self.folder.is_dir()
+
+    def read(self) -> Adapter:
+        """The adapter.
+
+        Raises:
+            AdapterError: it is missing or damaged.
+        """
+        return read_adapter(self.folder)
+
+
+@dataclass(frozen=True)
+class Bank:
+    """The folder of all adapters of a base model's sweeps."""
+
+    folder: Path
+
+    def entry(self, base: BaseModel, lesson: Lesson, mask: str) -> Entry:
+        """Where the adapter of a mask is or belongs."""
+        key = configuration_hash_of(
+            base, lesson.images.sha256, lesson.masked(mask), lesson.config, lesson.words
+        )
+        return Entry(lesson.concept, mask, key, self.folder / lesson.concept / key[:16])
+
+
+def train_missing(
+    base: BaseModel,
+    lesson: Lesson,
+    masks: Sequence[str],
+    bank: Bank,
+    *,
+    at_once: int,
+    checkpoint_dir: Path | None = None,
+    cache_dir: Path | None = None,
+    on_trained: Callable[[Entry, TrainedAdapter], None] = lambda *_: None,
+) -> list[Failed]:
+    """Train the masks that the bank lacks, several in one pass, and put them there.
+
+    Args:
+        base: its U-Net is as before when this returns.
+        lesson: what all masks share.
+        masks: that must be in the bank afterwards.
+        bank: where adapters are looked up and put.
+        at_once: adapters in a pass; a matter of memory and speed.
+        checkpoint_dir: for a run that is cut off within a pass.
+        cache_dir: where latents are kept.
+        on_trained: called for each new adapter once it is in the bank, while it is still attached.
+
+    Returns:
+        Masks whose training came to nothing; the others are in the bank.
+    """
+    missing = [e for e in (bank.entry(base, lesson, mask) for mask in masks) if not e.trained]
+    failed = []
+    for entries in _passes(missing, base, lesson, at_once):
+        jobs = [
+            Job(entry.key[:16], lesson.images, lesson.masked(entry.mask), lesson.config)
+            for entry in entries
+        ]
+        outcomes = train_many(base, jobs, checkpoint_dir=checkpoint_dir, cache_dir=cache_dir)
+        for entry, outcome in zip(entries, outcomes, strict=True):
+            if isinstance(outcome, Failed):
+                failed.append(Failed(entry.mask, outcome.error))
+                continue
+            _store(base, lesson, entry, outcome, on_trained)
+            detach(base.unet, outcome.attached.name)
+    return failed
+
+
+def _store(
+    base: BaseModel,
+    lesson: Lesson,
+    entry: Entry,
+    trained: Trained,
+    on_trained: Callable[[Entry, TrainedAdapter], None],
+) -> None:
+    finished = TrainedAdapter(base, trained, lesson.config, lesson.words)
+    with replace_folder(entry.folder) as staging:
+        finished.write(staging)
+    on_trained(entry, finished)
+
+
+def _passes(
+    entries: Sequence[Entry], base: BaseModel, lesson: Lesson, at_once: int
+) -> Iterator[list[Entry]]:
+    """Masks in groups, those that begin at the same depth together.
+
+    The blocks before the first trained one run once for a whole pass, so that late masks lose
+    nothing only among themselves.
+    """
+    blocks = BlockMap.of(base.unet)
+
+    def start(entry: Entry) -> int:
+        touched = Plan.of(blocks, lesson.masked(entry.mask)).parameters
+        return min(blocks.names.index(name) for name in touched)
+
+    ordered = sorted(entries, key=start)
+    for _, group in groupby(enumerate(ordered), key=lambda pair: pair[0] // at_once):
+        yield [entry for _, entry in group]
