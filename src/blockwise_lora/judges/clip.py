@@ -52,6 +52,11 @@ class ClipJudge:
     device: str = "cpu"
     batch_size: int = 64
 
+    @property
+    def scale(self) -> float:
+        """What cosines are multiplied by before a softmax over texts, as it was trained."""
+        return float(self.model.logit_scale.exp())
+
     @torch.inference_mode()
     def images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
         """Unit vectors of pictures, (n, d) float32."""

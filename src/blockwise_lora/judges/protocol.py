@@ -91,7 +91,7 @@ def evaluate(
     references: References,
     bootstrap: BootstrapConfig = BootstrapConfig(),
 ) -> Evaluation:
-    """Judge generated pictures beside their anchors.
+    """Judge generated pictures beside their anchors, and compare the variants.
 
     Args:
         panel: the judges.
@@ -103,14 +103,23 @@ def evaluate(
     Raises:
         JudgeError: a judge cannot do its work.
     """
+    return summarise(judge(panel, samples, questions, references), bootstrap)
+
+
+def judge(
+    panel: Panel,
+    samples: Sequence[Sample],
+    questions: Sequence[Question],
+    references: References,
+) -> Judged:
+    """Score generated pictures and their anchors; the arguments are those of `evaluate`."""
     anchors = real_samples(questions, references) + style_picture_samples(questions)
     truths = [q.truth for q in questions if q.truth is not None]
     shown = [sample.picture for sample in (*anchors, *samples)]
     views = panel.look([*shown, *truths, *references.character, *references.style])
     copies = copy_samples(questions, references, samples, views)
     texts = panel.clip.texts([question.text for question in questions])
-    judged = score_samples([*anchors, *copies, *samples], questions, references, views, texts)
-    return summarise(judged, bootstrap)
+    return score_samples([*anchors, *copies, *samples], questions, references, views, texts)
 
 
 def summarise(judged: Judged, bootstrap: BootstrapConfig = BootstrapConfig()) -> Evaluation:
