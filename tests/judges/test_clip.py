@@ -18,6 +18,11 @@ def test_pictures_and_texts_share_one_space_of_unit_vectors(judge_folders, pictu
         assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
+def test_the_scale_is_the_trained_one(judge_folders):
+    # A CLIP that was never trained has the start value 1 / 0.07; this one is kept in half precision.
+    assert load_clip(judge_folders["clip"]).scale == pytest.approx(1 / 0.07, rel=1e-3)
+
+
 def test_the_batch_size_does_not_matter(judge_folders, pictures):
     one, many = (load_clip(judge_folders["clip"], batch_size=b) for b in (2, 64))
     assert np.allclose(one.images(pictures), many.images(pictures), atol=1e-5)

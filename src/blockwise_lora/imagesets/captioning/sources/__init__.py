@@ -1,0 +1,1 @@
+"""Sources of captions, one a file."""

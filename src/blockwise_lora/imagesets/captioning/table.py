@@ -1,0 +1,87 @@
+"""The caption table: what every picture's caption was made from, and into what."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from blockwise_lora.imagesets.captioning.concept import ConceptTag
+from blockwise_lora.imagesets.captioning.tags import join_tags
+
+
+@dataclass(frozen=True)
+class CaptionRow:
+    """One picture.
+
+    Attributes:
+        file: its name in the folder of originals.
+        source: where the caption is from; `review` where a person wrote it; empty where no
+            source had one.
+        before: what the source says.
+        after: what is trained on.
+        removed: the concept's own tags, taken out.
+        tokens: of `after`, those of start and end included; None where nobody counted.
+    """
+
+    file: str
+    source: str
+    before: str
+    after: str
+    removed: tuple[str, ...] = ()
+    tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class CaptionTable:
+    """All captions of a set.
+
+    Attributes:
+        rows: in the order of the pictures.
+        concept_tags: what many captions share, and whether it is the concept's own.
+        removed: whether the concept's own tags were taken out.
+        warnings: what the user should know, in words.
+    """
+
+    rows: tuple[CaptionRow, ...]
+    concept_tags: tuple[ConceptTag, ...] = ()
+    removed: bool = False
+    warnings: tuple[str, ...] = ()
+    _by_file: Mapping[str, CaptionRow] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_by_file", {row.file: row for row in self.rows})
+
+    def of(self, file: str) -> CaptionRow:
+        """The row of a picture."""
+        return self._by_file[file]
+
+    def summary(self) -> dict[str, Any]:
+        """Counts and the concept's tags, fit for JSON."""
+        sources = Counter(row.source or "none" for row in self.rows)
+        return {
+            "caption_sources": {name: sources[name] for name in sorted(sources)},
+            "distinct_captions": len({row.after for row in self.rows if row.source}),
+            "most_tokens": max((row.tokens for row in self.rows if row.tokens), default=None),
+            "concept_tags": [vars(tag) for tag in self.concept_tags],
+            "concept_tags_removed": self.removed,
+        }
+
+    def records(self) -> list[dict[str, Any]]:
+        """The rows for a CSV file, which is a review file, too.
+
+        `decision` and `caption` are left empty for a person to fill in: copy the file, write
+        into the copy, and name it as `curation.review`.
+        """
+        return [
+            {
+                "file": row.file,
+                "decision": "",
+                "caption": "",
+                "source": row.source,
+                "before": row.before,
+                "after": row.after,
+                "removed": join_tags(row.removed),
+                "tokens": row.tokens,
+            }
+            for row in self.rows
+        ]
