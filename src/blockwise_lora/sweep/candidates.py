@@ -1,0 +1,120 @@
+"""A point of the search: a rank for each block of both adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from blockwise_lora.adapters import AdapterSpec, Plan
+from blockwise_lora.blocks.structure import BlockMap
+from blockwise_lora.sweep.studies import CONCEPTS, Concept, Pair
+
+
+@dataclass(frozen=True)
+class Space:
+    """The blocks that a search may give to each adapter, and at which ranks.
+
+    Attributes:
+        blocks: concept to its coarse blocks, in order, those where its method adapts something.
+        ranks: concept to the ranks to choose from, 0 first and the full rank last.
+    """
+
+    blocks: Mapping[Concept, tuple[str, ...]]
+    ranks: Mapping[Concept, tuple[int, ...]]
+
+    @classmethod
+    def of(
+        cls, blocks: BlockMap, specs: Mapping[Concept, AdapterSpec], between: Sequence[int] = ()
+    ) -> Space:
+        """The space of a model and two methods.
+
+        Args:
+            blocks: of the model.
+            specs: concept to method and full rank; the mask is ignored.
+            between: ranks to try beside none and the full one; those above it are left out.
+        """
+        useful, ranks = {}, {}
+        for concept, spec in specs.items():
+            plan = Plan.of(blocks, AdapterSpec(method=spec.method, rank=spec.rank))
+            touched = set(plan.parameters)
+            useful[concept] = tuple(c for c, subs in blocks.coarse.items() if touched & set(subs))
+            less = sorted({r for r in between if 0 < r < spec.rank})
+            ranks[concept] = (0, *less, spec.rank)
+        return cls(useful, ranks)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Ranks by block, 0 where a block is skipped.
+
+    Attributes:
+        character, style: coarse block to rank, every block of the space.
+    """
+
+    character: Mapping[str, int]
+    style: Mapping[str, int]
+
+    def __hash__(self) -> int:
+        return hash(str(self.pair))
+
+    @property
+    def trains_both(self) -> bool:
+        """Whether each adapter has a block at all."""
+        return any(self.character.values()) and any(self.style.values())
+
+    @property
+    def pair(self) -> Pair:
+        """The two masks, as short as they can be written; needs `trains_both`."""
+        return Pair(mask_of(self.character), mask_of(self.style))
+
+
+def mask_of(ranks: Mapping[str, int]) -> str:
+    """The shortest usual sentence for ranks by coarse block: runs of one rank become ranges.
+
+    The most frequent rank is left out, so that the mask reads in0-out1 and not in0:8+in1:8...; it
+    is the adapter's own. Where there are several, each run names its rank.
+
+    Args:
+        ranks: coarse block to rank, in the model's order; blocks without any layer of the method
+            may be missing and do not break a range.
+
+    Raises:
+        ValueError: no block has a rank.
+    """
+    kept = [(name, rank) for name, rank in ranks.items() if rank]
+    if not kept:
+        raise ValueError("no block is trained")
+    several = len({rank for _, rank in kept}) > 1
+    terms = []
+    for rank, run in groupby(ranks.items(), key=lambda item: item[1]):
+        names = [name for name, _ in run]
+        if rank:
+            span = names[0] if len(names) == 1 else f"{names[0]}-{names[-1]}"
+            terms.append(f"{span}:{rank}" if several else span)
+    return "+".join(terms)
+
+
+def everything(space: Space) -> Candidate:
+    """Both adapters with all blocks at the full rank."""
+    return Candidate(**{c: dict.fromkeys(space.blocks[c], space.ranks[c][-1]) for c in CONCEPTS})
+
+
+def shared_out(space: Space, character_needs: Mapping[str, float]) -> Candidate:
+    """Every block to one adapter: to the character's where the character needs it more.
+
+    Args:
+        space: what may be chosen.
+        character_needs: coarse block to how much more the character loses without it than the
+            style does, both on the scale of their scores.
+    """
+    chosen: dict[Concept, dict[str, int]] = {"character": {}, "style": {}}
+    for concept in CONCEPTS:
+        sign = 1 if concept == "character" else -1
+        for block in space.blocks[concept]:
+            wanted = sign * character_needs.get(block, 0.0) > 0
+            chosen[concept][block] = space.ranks[concept][-1] if wanted else 0
+        if not any(chosen[concept].values()):  # each needs one block: the one it misses most
+            first = max(space.blocks[concept], key=lambda b: sign * character_needs.get(b, 0.0))
+            chosen[concept][first] = space.ranks[concept][-1]
+    return Candidate(**chosen)

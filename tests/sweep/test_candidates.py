@@ -1,0 +1,57 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blockwise_lora.adapters import AdapterSpec
+from blockwise_lora.blocks.mask import Mask
+from blockwise_lora.blocks.structure import BlockMap
+from blockwise_lora.sweep.candidates import Candidate, Space, everything, mask_of, shared_out
+
+NINE = ("in0", "in1", "in2", "in3", "mid", "out0", "out1", "out2", "out3")
+
+
+@pytest.fixture(scope="module")
+def blocks(loaded_tiny_base) -> BlockMap:
+    return BlockMap.of(loaded_tiny_base.unet)
+
+
+@given(st.lists(st.sampled_from([0, 4, 8]), min_size=9, max_size=9).filter(any))
+def test_a_mask_says_exactly_the_ranks(blocks, ranks):
+    by_block = dict(zip(NINE, ranks, strict=True))
+    default = max(ranks)
+    told = Mask.parse(mask_of(by_block)).ranks(blocks, default)
+    for coarse, subs in blocks.coarse.items():
+        assert {told[sub] for sub in subs} == {by_block[coarse]}
+
+
+def test_masks_are_short():
+    assert mask_of(dict.fromkeys(NINE, 8)) == "in0-out3"
+    assert mask_of(dict.fromkeys(NINE, 0) | {"mid": 8, "out2": 8, "out3": 8}) == "mid+out2-out3"
+    assert mask_of({"in0": 8, "in1": 4, "in2": 4}) == "in0:8+in1-in2:4"
+    with pytest.raises(ValueError, match="no block"):
+        mask_of({"in0": 0})
+
+
+def test_the_space_has_only_blocks_with_layers(blocks):
+    specs = {"character": AdapterSpec(rank=8), "style": AdapterSpec(method="locon", rank=4)}
+    space = Space.of(blocks, specs, between=(2, 4))
+    assert "in3" not in space.blocks["character"] and space.blocks["style"] == NINE
+    assert space.ranks == {"character": (0, 2, 4, 8), "style": (0, 2, 4)}
+    assert everything(space).pair.style == "in0-out3"
+
+
+def test_blocks_go_to_the_adapter_that_needs_them(blocks):
+    specs = dict.fromkeys(("character", "style"), AdapterSpec(method="locon", rank=8))
+    space = Space.of(blocks, specs)
+    needs = {"in1": 0.4, "mid": 0.1, "out3": -0.5, "out2": -0.1}
+    pair = shared_out(space, needs).pair
+    assert (pair.character, pair.style) == ("in1+mid", "out2-out3")
+    # Nobody is left without a block: the style gets the one that it misses least less.
+    pair = shared_out(space, dict.fromkeys(NINE, 1.0) | {"out3": 0.2}).pair
+    assert (pair.character, pair.style) == ("in0-out3", "out3")
+
+
+def test_equal_candidates_are_one():
+    a, b = (Candidate({"in0": 8}, {"mid": 8}) for _ in range(2))
+    assert len({a, b}) == 1 and a.trains_both
+    assert not Candidate({"in0": 0}, {"mid": 8}).trains_both
