@@ -1,0 +1,7 @@
+"""The error of this package."""
+
+from blockwise_lora.errors import UserError
+
+
+class MergeError(UserError):
+    """Adapters that cannot be merged as asked."""

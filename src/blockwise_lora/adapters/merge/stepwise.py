@@ -1,0 +1,27 @@
+"""Applying a merge that depends on the denoising step."""
+
+from torch import nn
+
+from blockwise_lora.adapters.layers import activate, lora_layers
+from blockwise_lora.adapters.merge.results import Stepwise
+
+
+def choose_adapter(
+    unet: nn.Module, names: tuple[str, str], merged: Stepwise, step: int, steps: int
+) -> None:
+    """Let the adapter act in each layer that the merge chooses for a step.
+
+    With its first three arguments bound it is a hook for `blockwise_lora.diffusion.sampling`.
+    Layers that one adapter alone touches keep it. Strengths stay as `set_strengths` set them.
+
+    Args:
+        unet: with both adapters attached.
+        names: theirs, in the merge's order.
+        merged: the merge.
+        step: from 0.
+        steps: how many there are.
+    """
+    chosen = merged.chosen(step, steps)
+    for key, layer in lora_layers(unet):
+        here = [name for name in names if name in layer.lora_A]
+        activate(layer, [names[chosen[key]]] if key in chosen else here)
