@@ -197,8 +197,8 @@ def test_an_adapter_can_be_loaded_beside_others(make_unet, saved, trained, outpu
     alone = make_unet()
     load_adapter(alone, adapter, "a")
     assert torch.equal(output(unet), output(alone))
-    state = {f"{m}.lora_A.weight" for m in adapter.factors} & adapter.state.keys()
-    assert len(state) == len(adapter.factors)
+    state = {f"{m}.lora_A.weight" for m in adapter.updates} & adapter.state.keys()
+    assert len(state) == len(adapter.updates)
 
 
 def test_diverged_weights_are_not_written(tiny_unet, tmp_path):

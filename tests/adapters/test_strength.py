@@ -7,7 +7,6 @@ from torch import nn
 from blockwise_lora.adapters import (
     AdapterError,
     AdapterSpec,
-    Factors,
     attach,
     set_strengths,
     trainable_parameters,
@@ -138,13 +137,3 @@ def test_mistakes_change_nothing(two, output, strengths, error, message):
     with pytest.raises(error, match=message):
         set_strengths(unet, strengths)
     assert torch.equal(output(unet), before)
-
-
-def test_factors_agree_with_the_full_update():
-    generator = torch.Generator().manual_seed(0)
-    for k in ((), (3, 3)):
-        down = torch.randn(4, 6, *k, generator=generator)
-        up = torch.randn(5, 4, *(1 for _ in k), generator=generator)
-        factors = Factors(down, up, 0.5)
-        assert factors.delta().shape == (5, 6, *k)
-        assert factors.norm() == pytest.approx(factors.delta().norm().item(), rel=1e-5)

@@ -2,21 +2,33 @@
 
 from blockwise_lora.adapters.attach import Attached, attach, detach, trainable_parameters
 from blockwise_lora.adapters.errors import AdapterError
-from blockwise_lora.adapters.factors import Factors
 from blockwise_lora.adapters.files import Adapter, load_adapter, read_adapter, save_adapter
 from blockwise_lora.adapters.layers import attached_names
 from blockwise_lora.adapters.norms import block_norms
 from blockwise_lora.adapters.plan import Plan
 from blockwise_lora.adapters.spec import AdapterSpec
 from blockwise_lora.adapters.strength import set_strengths
+from blockwise_lora.adapters.updates import (
+    Dora,
+    Hadamard,
+    Kronecker,
+    LowRank,
+    Orthogonal,
+    Update,
+)
 
 __all__ = [
     "Adapter",
     "AdapterError",
     "AdapterSpec",
     "Attached",
-    "Factors",
+    "Dora",
+    "Hadamard",
+    "Kronecker",
+    "LowRank",
+    "Orthogonal",
     "Plan",
+    "Update",
     "attach",
     "attached_names",
     "block_norms",

@@ -20,11 +20,11 @@ from blockwise_lora.adapters import metadata as about
 from blockwise_lora.adapters import tensorfile
 from blockwise_lora.adapters.attach import Attached, inject
 from blockwise_lora.adapters.errors import AdapterError
-from blockwise_lora.adapters.factors import Factors
 from blockwise_lora.adapters.layers import adapted_layers, require_attached
 from blockwise_lora.adapters.plan import LayerPlan, Plan
 from blockwise_lora.adapters.singlefile import to_single_file
 from blockwise_lora.adapters.spec import AdapterSpec
+from blockwise_lora.adapters.updates import LowRank, Update
 from blockwise_lora.atomic import write_bytes
 from blockwise_lora.blocks.mask import MaskError
 from blockwise_lora.blocks.structure import BlockMap
@@ -39,23 +39,23 @@ class Adapter:
     """An adapter that was read from a file.
 
     Attributes:
-        factors: full module name to the layer's factors.
+        updates: full module name to the change of the layer's weight.
         sub_blocks: full module name to the sub-block that it lies in.
-        spec: what it was trained as.
+        spec: what it was trained as; None for an adapter that another tool made.
         metadata: everything that its file says about it.
         sha256: of the file's bytes.
     """
 
-    factors: Mapping[str, Factors]
+    updates: Mapping[str, Update]
     sub_blocks: Mapping[str, str]
-    spec: AdapterSpec
+    spec: AdapterSpec | None
     metadata: Mapping[str, str]
     sha256: str
 
     @property
     def state(self) -> dict[str, torch.Tensor]:
-        """The weights under PEFT's names: `<module>.lora_A.weight`, `<module>.lora_B.weight`."""
-        return _state(self.factors)
+        """The weights under PEFT's names: `<module>.lora_A.weight`, ..."""
+        return _state(self.updates)
 
 
 def save_adapter(
@@ -87,11 +87,11 @@ def save_adapter(
         raise AdapterError(f"metadata key {reserved[0]!r} is reserved: take another name")
     require_attached(unet, name)
     blocks = BlockMap.of(unet)
-    factors, plan = _extract(unet, name, blocks)
+    updates, plan = _extract(unet, name, blocks)
     common = {str(key): str(value) for key, value in metadata.items()}
     common |= about.describe(spec, plan, blocks)
-    weights = {f"unet.{key}": tensor for key, tensor in _state(factors).items()}
-    single, usual = to_single_file(factors)
+    weights = {f"unet.{key}": tensor for key, tensor in _state(updates).items()}
+    single, usual = to_single_file(updates)
     target = Path(folder) / WEIGHTS_FILE
     write_bytes(target, tensorfile.encode(weights, common | about.peft_config(plan)))
     write_bytes(Path(folder) / SINGLE_FILE, tensorfile.encode(single, common | usual))
@@ -116,14 +116,16 @@ def read_adapter(path: str | Path) -> Adapter:
         raise AdapterError(
             f"{path} has damaged metadata ({error}): fetch it again, or train it anew"
         ) from error
-    factors = {}
+    updates = {}
     for module in modules:
-        down, up = (content.tensors[f"unet.{module}.lora_{x}.weight"] for x in "AB")
-        if down.dim() < 2 or down.dim() != up.dim() or not 0 < down.shape[0] == up.shape[1]:
-            raise AdapterError(f"{path} is damaged: the factors of {module} do not fit each other")
-        factors[module] = Factors(down, up, alphas[module] / down.shape[0])
+        pair = {f"lora_{x}.weight": content.tensors[f"unet.{module}.lora_{x}.weight"] for x in "AB"}
+        try:
+            rank = len(pair["lora_A.weight"])
+            updates[module] = LowRank.from_tensors(pair, alphas[module] / rank if rank else 1.0)
+        except ValueError as error:
+            raise AdapterError(f"{path} is damaged in {module}: {error}") from None
     return Adapter(
-        MappingProxyType(factors),
+        MappingProxyType(updates),
         MappingProxyType(sub_blocks),
         spec,
         MappingProxyType(dict(content.metadata)),
@@ -143,14 +145,14 @@ def load_adapter(unet: nn.Module, adapter: Adapter, name: str) -> Attached:
     inject(unet, plan, name)
     with torch.no_grad():
         for key, layer in adapted_layers(unet, name):
-            layer.lora_A[name].weight.copy_(adapter.factors[key].down)
-            layer.lora_B[name].weight.copy_(adapter.factors[key].up)
+            layer.lora_A[name].weight.copy_(adapter.updates[key].down)
+            layer.lora_B[name].weight.copy_(adapter.updates[key].up)
     return Attached(name, adapter.spec, plan.ranks, plan.parameters, plan.empty_blocks)
 
 
-def _extract(unet: nn.Module, name: str, blocks: BlockMap) -> tuple[dict[str, Factors], Plan]:
-    """An attached adapter's factors and plan, as trained: strengths are left out."""
-    factors, layers = {}, []
+def _extract(unet: nn.Module, name: str, blocks: BlockMap) -> tuple[dict[str, Update], Plan]:
+    """An attached adapter's updates and plan, as trained: strengths are left out."""
+    updates, layers = {}, []
     for key, module in adapted_layers(unet, name):
         down, up = (part[name].weight.detach() for part in (module.lora_A, module.lora_B))
         if not (torch.isfinite(down).all() and torch.isfinite(up).all()):
@@ -159,17 +161,17 @@ def _extract(unet: nn.Module, name: str, blocks: BlockMap) -> tuple[dict[str, Fa
                 "written. Lower the learning rate, or train in float32 or bfloat16"
             )
         rank, alpha = module.r[name], module.lora_alpha[name]
-        factors[key] = Factors(down, up, alpha / rank)
+        updates[key] = LowRank(down, up, alpha / rank)
         block, layer = blocks.layers[key]
         layers.append(LayerPlan(layer, block.name, rank, alpha))
-    return factors, Plan(tuple(layers))
+    return updates, Plan(tuple(layers))
 
 
-def _state(factors: Mapping[str, Factors]) -> dict[str, torch.Tensor]:
+def _state(updates: Mapping[str, Update]) -> dict[str, torch.Tensor]:
     return {
-        f"{module}.lora_{letter}.weight": tensor
-        for module, layer in factors.items()
-        for letter, tensor in (("A", layer.down), ("B", layer.up))
+        f"{module}.{key}": tensor
+        for module, update in updates.items()
+        for key, tensor in update.tensors().items()
     }
 
 
@@ -195,13 +197,13 @@ def _modules(path: Path, content: tensorfile.TensorFile) -> list[str]:
 def _plan_for(blocks: BlockMap, adapter: Adapter) -> Plan:
     """The adapter's layers in this model, with its own ranks and scales."""
     misfits, layers = [], []
-    for module, factors in adapter.factors.items():
+    for module, update in adapter.updates.items():
         block, layer = blocks.layers.get(module, (None, None))
         if layer is None:
             misfits.append(f"{module} is missing")
             continue
-        step = LayerPlan(layer, block.name, factors.rank, factors.scale * factors.rank)
-        if step.a_shape != tuple(factors.down.shape) or step.b_shape != tuple(factors.up.shape):
+        step = LayerPlan(layer, block.name, update.rank, update.scale * update.rank)
+        if layer.shape != update.shape:
             misfits.append(f"{module} is of another size")
         layers.append(step)
     if misfits:
@@ -216,6 +218,8 @@ def _plan_for(blocks: BlockMap, adapter: Adapter) -> Plan:
 
 
 def _empty(blocks: BlockMap, adapter: Adapter, touched: set[str]) -> tuple[str, ...]:
+    if adapter.spec is None:
+        return ()
     try:
         ranks = adapter.spec.mask.ranks(blocks, adapter.spec.rank)
     except MaskError:  # a preset of another version: what is in the file is in force

@@ -12,8 +12,8 @@ def block_norms(adapter: Adapter) -> dict[str, float]:
     It is computed through the factors; no full-size matrix is formed.
     """
     squares: defaultdict[str, float] = defaultdict(float)
-    for module, factors in adapter.factors.items():
-        squares[adapter.sub_blocks[module]] += factors.norm() ** 2
+    for module, update in adapter.updates.items():
+        squares[adapter.sub_blocks[module]] += update.norm() ** 2
     order = ("IN", "MID", "OUT")
     names = sorted(squares, key=lambda name: (order.index(name.rstrip("0123456789")), name))
     return {name: math.sqrt(squares[name]) for name in names}

@@ -172,7 +172,7 @@ def _strip(blocks: tuple[str, ...], ranks: Mapping[str, tuple[int, ...]]) -> Blo
 
 def _details(adapter: Adapter) -> str:
     spec = adapter.spec
-    values = sum(f.down.numel() + f.up.numel() for f in adapter.factors.values())
+    values = sum(tensor.numel() for tensor in adapter.state.values())
     alpha = spec.rank if spec.alpha is None else spec.alpha
     return f"{spec.method}, rank {spec.rank}, alpha {alpha:g}, {values:,} values"
 
