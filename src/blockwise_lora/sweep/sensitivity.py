@@ -1,0 +1,84 @@
+"""What each block contributes, before anything but two full adapters is trained.
+
+Two signs, each cheap and each fallible: what the scores lose when a block of the full adapter is
+switched off, and how hard the training pulls at a block.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+
+from blockwise_lora.adapters import attach, detach
+from blockwise_lora.adapters.layers import adapted_layers
+from blockwise_lora.blocks.structure import BlockMap
+from blockwise_lora.diffusion.base import BaseModel
+from blockwise_lora.diffusion.batches import Batch, predict
+from blockwise_lora.diffusion.caches import CachedSet
+from blockwise_lora.diffusion.draws import generator_for
+from blockwise_lora.judges.bootstrap import Interval
+from blockwise_lora.judges.samples import Row
+from blockwise_lora.sweep.bank import Lesson
+from blockwise_lora.sweep.outcome import row_of
+from blockwise_lora.sweep.studies import FULL, Pair, skip
+
+
+def gradient_norms(base: BaseModel, lesson: Lesson, batches: int = 16) -> dict[str, float]:
+    """How hard the lesson pulls at each coarse block of a full adapter that has learned nothing.
+
+    At the start B is zero, so only B has a gradient. Root mean square over the values of B in a
+    block and over batches: large and small blocks are told apart by pull, not by size.
+
+    Args:
+        base: its U-Net is as before when this returns.
+        lesson: pictures, method, ranks, and how batches are drawn.
+        batches: to average over.
+
+    Returns:
+        Coarse block to gradient, in the model's order, blocks without a layer left out.
+    """
+    name = "sensitivity"
+    blocks = BlockMap.of(base.unet)
+    coarse = {sub: block for block, subs in blocks.coarse.items() for sub in subs}
+    initial = generator_for(lesson.config.seed, "initial weights")
+    attach(base.unet, lesson.masked(FULL), name, initial)
+    try:
+        ups = {key: layer.lora_B[name].weight for key, layer in adapted_layers(base.unet, name)}
+        cached = CachedSet.of(base, lesson.images)
+        squares = dict.fromkeys(blocks.coarse, 0.0)
+        for step in range(batches):
+            batch = Batch.of(base, cached, lesson.config, step)
+            loss = batch.loss(predict(base, [batch]))
+            for key, gradient in zip(
+                ups, torch.autograd.grad(loss, list(ups.values())), strict=True
+            ):
+                squares[coarse[blocks.layers[key][0].name]] += gradient.square().sum().item()
+        sizes = dict.fromkeys(blocks.coarse, 0)
+        for key, up in ups.items():
+            sizes[coarse[blocks.layers[key][0].name]] += up.numel()
+        return {b: math.sqrt(squares[b] / (batches * n)) for b, n in sizes.items() if n}
+    finally:
+        detach(base.unet, name)
+
+
+def needs(
+    effects: Mapping[Row, Mapping[str, Interval]], blocks: tuple[str, ...]
+) -> dict[str, float]:
+    """How much more the pair loses if the character goes without a block than if the style does.
+
+    Args:
+        effects: of switching each block off in either full adapter (rows "ablated"), by score.
+        blocks: coarse blocks; one that was not tried in an adapter counts as no loss there.
+
+    Returns:
+        Coarse block to the difference, on the scale where base is 0 and real is 1.
+    """
+
+    def loss(pair: Pair) -> float:
+        found = effects.get(row_of(pair, "ablated"))
+        means = [found[s].mean for s in ("identity", "style")] if found else [0.0]
+        return -sum(m for m in means if not math.isnan(m))
+
+    return {b: loss(Pair(skip(b), FULL)) - loss(Pair(FULL, skip(b))) for b in blocks}
