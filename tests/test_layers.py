@@ -20,10 +20,12 @@ ARROWS = {
     "diffusion": {"blocks", "adapters", "imagesets"},
     "judges": {"imagesets"},
     "report": {"judges", "imagesets"},
+    "sweep": {"blocks", "adapters", "diffusion", "imagesets", "judges", "report"},
     "emoji": {"blocks", "adapters", "diffusion", "imagesets", "judges", "report"},
 }
 EVERYWHERE = {"errors", "parameters", "atomic"}
 ABOVE = {"kedro", "kedro_datasets", "kedro_viz", "mlflow", "dvc", "click"}
+UPPER = {"cli", "commands", "datasets", "hooks", "pipeline_registry", "pipelines", "settings"}
 HEAVY = {"torch", "torchvision", "diffusers", "transformers", "peft", "open_clip", "timm", "mlflow"}
 
 
@@ -68,14 +70,13 @@ def test_imports_follow_the_arrows(path):
         assert sisters(path) <= ARROWS[part(path)] | EVERYWHERE
         roots = {name.split(".")[0] for name in imports(path)}
         assert not roots & ABOVE, "the library knows nothing of Kedro, MLflow and DVC"
-    if part(path) in {"pipelines", "datasets", "hooks", "settings", "pipeline_registry", "cli"}:
+    if part(path) in UPPER:
         roots = {name.split(".")[0] for name in imports(path, top_level_only=True)}
         assert not roots & HEAVY, "import inside the function: `kedro registry list` must be fast"
 
 
 def test_every_package_has_its_place():
-    above = {"__init__", "__main__", "cli", "datasets", "hooks", "pipeline_registry", "pipelines"}
-    above |= {"recording", "settings", "tracking"}
+    above = UPPER | {"__init__", "__main__", "recording", "tracking"}
     assert {part(path) for path in modules()} <= above | set(ARROWS)
 
 

@@ -1,5 +1,23 @@
-"""`python -m blockwise_lora` is `blockwise-lora`."""
+"""`blockwise-lora`, and `python -m blockwise_lora`.
 
-from blockwise_lora.cli import main
+The adapter commands are for people without a Kedro project, too: for them Kedro is not even
+imported, which would cost a second and write its own lines among theirs.
+"""
 
-main()
+import sys
+
+
+def main() -> None:
+    """Run one command."""
+    if sys.argv[1:2] == ["adapter"]:
+        from blockwise_lora.commands.adapter import adapter
+
+        adapter(sys.argv[2:], prog_name="blockwise-lora adapter")
+    else:
+        from blockwise_lora.cli import main as within_project
+
+        within_project()
+
+
+if __name__ == "__main__":
+    main()

@@ -4,18 +4,17 @@ Commands here are commands of `kedro` inside the project (`kedro run`, `kedro re
 `blockwise-lora`, which also works below the project's folder.
 """
 
-import logging
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.startup import bootstrap_project
 from kedro.utils import find_kedro_project
 
-from blockwise_lora.errors import UserError
+from blockwise_lora.commands.adapter import adapter
+from blockwise_lora.commands.plain import PlainCommand
 from blockwise_lora.tracking import Tracker
 
 RESULTS = {
@@ -32,31 +31,9 @@ def cli() -> None:
     """Train adapters on chosen blocks, stack them, compare."""
 
 
-class PlainErrors(click.Command):
-    """A command whose `UserError`s are shown without a traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; exit with status 1 after a user's mistake."""
-        try:
-            return super().invoke(ctx)
-        except Exception as error:
-            mistake = user_error(error)
-            if mistake is None:
-                raise
-            logging.getLogger(__name__).debug("traceback", exc_info=True)
-            click.secho(f"\nError: {mistake}", fg="red", err=True)
-            sys.exit(1)
-
-
-def user_error(error: BaseException | None) -> UserError | None:
-    """The user's mistake behind an error: Kedro wraps what datasets raise in its own."""
-    while error is not None and not isinstance(error, UserError):
-        error = error.__cause__ or error.__context__
-    return error
-
-
-run = PlainErrors("run", params=kedro_run.params, callback=kedro_run.callback, help=kedro_run.help)
+run = PlainCommand("run", params=kedro_run.params, callback=kedro_run.callback, help=kedro_run.help)
 cli.add_command(run)
+cli.add_command(adapter)
 
 
 @cli.command()
@@ -83,7 +60,7 @@ def mlflow(port: int) -> None:
 
 
 def main() -> None:
-    """Entry point of `blockwise-lora` and of `python -m blockwise_lora`."""
+    """Run a command inside the project that the working directory lies in."""
     project = find_kedro_project(Path.cwd())
     if project is None:
         sys.exit("Error: no Kedro project here: run this in the project's folder or below it")

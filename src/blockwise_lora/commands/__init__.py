@@ -1,0 +1,1 @@
+"""Commands: thin over the library, each loaded only when it is called."""
