@@ -27,13 +27,20 @@ def attach_all(base, specs):
         with torch.no_grad():
             for up in trainable_parameters(base.unet, name)[1::2]:
                 up.copy_(torch.randn(up.shape, generator=generator) * 0.3)
-    return BatchedAdapters(base.unet, list(specs))
 
 
-def gradients(adapters, name):
-    found = [p.grad.clone() for p in adapters.parameters(name)]
+@torch.no_grad()
+def gradients(base, adapters, name):
+    """Gradients in the shapes of PEFT's weights; the adapter's values are as before."""
+    before = [p.clone() for p in adapters.parameters(name)]
     for parameter in adapters.parameters(name):
-        parameter.grad = None
+        parameter.copy_(parameter.grad)
+        parameter.grad.zero_()
+    adapters.write_back()
+    found = [p.clone() for p in trainable_parameters(base.unet, name)]
+    for parameter, value in zip(adapters.parameters(name), before, strict=True):
+        parameter.copy_(value)
+    adapters.write_back()
     return found
 
 
@@ -41,7 +48,7 @@ def alone(base, adapters, name, batch):
     with adapters.acting([name], [0], CONFIG.batch_size):
         loss = batch.loss(predict(base, [batch]))
         loss.backward()
-    return loss.item(), gradients(adapters, name)
+    return loss.item(), gradients(base, adapters, name)
 
 
 def peft(base, name, batch):
@@ -64,7 +71,7 @@ def assert_near(first, second):
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_gradients_are_those_of_separate_runs(base, images, shared):
-    adapters = attach_all(base, SPECS)
+    attach_all(base, SPECS)
     cached = CachedSet.of(base, images)
     configs = [dataclasses.replace(CONFIG, seed=0 if shared else i) for i in range(len(SPECS))]
     batches = [Batch.of(base, cached, config, 7) for config in configs]
@@ -81,21 +88,22 @@ def test_gradients_are_those_of_separate_runs(base, images, shared):
             losses = [b.loss(a) for b, a in zip(batches, answers, strict=True)]
             sum(losses).backward()
     for name, loss in zip(SPECS, losses, strict=True):
-        together = gradients(adapters, name)
+        together = gradients(base, adapters, name)
         for other_loss, others in (single[name], reference[name]):
             assert loss.item() == pytest.approx(other_loss, rel=1e-4)
             assert_near(together, others)
 
 
 def test_a_slice_that_is_not_finite_spoils_no_other(base, images):
-    adapters = attach_all(base, SPECS)
-    batch = Batch.of(base, CachedSet.of(base, images), CONFIG, 0)
+    attach_all(base, SPECS)
     with torch.no_grad():
         trainable_parameters(base.unet, "whole")[0].fill_(torch.nan)
+    adapters = BatchedAdapters(base.unet, list(SPECS))
+    batch = Batch.of(base, CachedSet.of(base, images), CONFIG, 0)
     with adapters.installed(), adapters.acting(list(SPECS), [0] * 4, CONFIG.batch_size):
         answers = predict(base, [batch]).split(CONFIG.batch_size)
         losses = [batch.loss(answer) for answer in answers]
         sum(losses).backward()
     assert not losses[0].isfinite() and all(loss.isfinite() for loss in losses[1:])
     for name in ("ranks", "shallow", "bottom"):
-        assert all(g.isfinite().all() for g in gradients(adapters, name))
+        assert all(g.isfinite().all() for g in gradients(base, adapters, name))

@@ -7,20 +7,26 @@ adapter stays there.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from blockwise_lora.adapters.attach import trainable_parameters
-from blockwise_lora.adapters.layers import adapted_layers, lora_layers
 from blockwise_lora.diffusion.prefix import SharedPrefix
+from blockwise_lora.diffusion.stacks import Stack, StackTable, stackable
 
 
 class BatchedAdapters:
     """Adapters that are attached to a U-Net, ready to be trained in one pass.
+
+    Low-rank adapters of linear layers and convolutions are trained in a table of their own
+    (`StackTable`), and PEFT's weights follow on `write_back`. Layers with other methods call
+    PEFT's forward pass once for each slice and train PEFT's weights themselves.
 
     Args:
         unet: the U-Net.
@@ -29,30 +35,47 @@ class BatchedAdapters:
 
     def __init__(self, unet: nn.Module, names: Sequence[str]) -> None:
         self.unet, self.names = unet, tuple(names)
+        self._layers = {
+            key: module
+            for key, module in unet.named_modules()
+            if isinstance(module, BaseTunerLayer)
+        }
+        touched = {key: _touching(layer, names) for key, layer in self._layers.items()}
         self._prefix = SharedPrefix(unet)
         self._first = {
-            name: self._prefix.first([key for key, _ in adapted_layers(unet, name)])
+            name: self._prefix.first([key for key, here in touched.items() if name in here])
             for name in names
         }
+        stacked = {
+            key: layer
+            for key, layer in self._layers.items()
+            if touched[key] and stackable(layer, touched[key])
+        }
+        self._table = StackTable(stacked, names)
+        self._others = {name: self._outside_the_table(name) for name in names}
         self._members: tuple[str, ...] = ()
-        for name in names:
-            for parameter in self.parameters(name):
-                parameter.requires_grad_(True)  # PEFT trains the newest adapter only
 
     def parameters(self, name: str) -> list[nn.Parameter]:
-        """What there is to be trained of one adapter."""
-        return trainable_parameters(self.unet, name)
+        """What there is to be trained of one adapter; the order is that of the model."""
+        return [*self._table.parameters(name), *self._others[name]]
+
+    def write_back(self) -> None:
+        """Bring the weights that PEFT holds up to date."""
+        self._table.exchange(to_peft=True)
 
     @contextmanager
     def installed(self) -> Iterator[None]:
         """In here the U-Net's layers can act by slices; without `acting` they are PEFT's own."""
-        layers = [layer for _, layer in lora_layers(self.unet)]
-        for layer in layers:
-            layer.forward = partial(self._forward, layer)
+        for key, layer in self._layers.items():
+            stack = self._table.stacks.get(key)
+            layer.forward = partial(self._stacked, stack) if stack else partial(self._sliced, layer)
         try:
-            yield
+            with warnings.catch_warnings():
+                # Gradients lie in the table's rows, with gaps: meant, and no slower.
+                warnings.filterwarnings("ignore", "grad and param do not obey")
+                yield
         finally:
-            for layer in layers:
+            for layer in self._layers.values():
                 del layer.forward
 
     @contextmanager
@@ -73,15 +96,42 @@ class BatchedAdapters:
         finally:
             self._members = ()
 
-    def _forward(self, layer: nn.Module, x: Tensor, *args, **kwargs) -> Tensor:
+    def _stacked(self, stack: Stack, x: Tensor, *args, **kwargs) -> Tensor:
+        if not self._members:
+            return type(stack.layer).forward(stack.layer, x, *args, **kwargs)
+        # Below the first trained block the batch holds each distinct input once, and no adapter.
+        return stack.forward(x, self._members)
+
+    def _sliced(self, layer: nn.Module, x: Tensor, *args, **kwargs) -> Tensor:
         """PEFT's own forward pass, once for each adapter."""
         if not self._members:
             return type(layer).forward(layer, x, *args, **kwargs)
-        if not any(name in layer.lora_A for name in self._members):
-            return layer.base_layer(x, *args, **kwargs)
+        here = _touching(layer, self._members)
+        if not here:
+            return layer.get_base_layer()(x)
         before, answers = layer._active_adapter, []
-        for name, part in zip(self._members, x.chunk(len(self._members)), strict=True):
-            layer._active_adapter = [name] if name in layer.lora_A else []
-            answers.append(type(layer).forward(layer, part, *args, **kwargs))
-        layer._active_adapter = before
+        try:
+            for name, part in zip(self._members, x.chunk(len(self._members)), strict=True):
+                layer._active_adapter = [name] if name in here else []
+                answers.append(type(layer).forward(layer, part, *args, **kwargs))
+        finally:
+            layer._active_adapter = before
         return torch.cat(answers)
+
+    def _outside_the_table(self, name: str) -> list[nn.Parameter]:
+        """PEFT's weights of the layers that are not stacked."""
+        stacked = {
+            id(parameter)
+            for stack in self._table.stacks.values()
+            for parameter in stack.layer.parameters()
+        }
+        others = [p for p in trainable_parameters(self.unet, name) if id(p) not in stacked]
+        for parameter in others:
+            parameter.requires_grad_(True)  # PEFT trains the newest adapter only
+        return others
+
+
+def _touching(layer: BaseTunerLayer, names: Sequence[str]) -> tuple[str, ...]:
+    """Which of the adapters have weights in this layer."""
+    holders = [getattr(layer, attribute) for attribute in layer.adapter_layer_names]
+    return tuple(name for name in names if any(name in holder for holder in holders))

@@ -36,6 +36,9 @@ class Learner:
     ) -> None:
         self.name, self.config = name, config
         self.parameters = list(parameters)
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
         self.step = 0
         # On the device, so that no step waits for the host to read its loss.
         self._losses = torch.zeros(config.steps, device=self.parameters[0].device)
@@ -77,7 +80,7 @@ class Learner:
         # The fused optimisers take this from mixed precision: 1 stands for "skip".
         self._optimizer.grad_scale, self._optimizer.found_inf = None, (~finite).float()
         self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        torch._foreach_zero_([p.grad for p in self.parameters])  # they may be views of a table
         self._losses[self.step] = torch.where(finite, loss.detach(), torch.nan)
         self.step += 1
 
@@ -111,11 +114,19 @@ class Learner:
         return self._losses[: self.step].tolist()
 
     def state(self) -> dict[str, Tensor]:
-        """All that `restore` needs to go on exactly from here."""
-        tensors = {f"weight/{i}": p.detach() for i, p in enumerate(self.parameters)}
-        for i, slots in self._optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{i}/{slot}": value for slot, value in slots.items()}
-        return tensors | {"losses": self._losses}
+        """All that `restore` needs to go on exactly from here.
+
+        Values that belong to the weights one by one are joined to one vector, so that it does not
+        matter into how many vectors the weights are cut.
+        """
+        state = self._optimizer.state
+        tensors = {"weights": _joined(self.parameters), "losses": self._losses}
+        for slot in state[self.parameters[0]]:
+            values = [state[p][slot] for p in self.parameters]
+            joined = all(v.shape == p.shape for v, p in zip(values, self.parameters, strict=True))
+            parts = {slot: _joined(values)} if joined else {f"{slot}/0": values[0]}
+            tensors |= {f"optimizer/{name}": part for name, part in parts.items()}
+        return tensors
 
     @torch.no_grad()
     def restore(self, step: int, tensors: Mapping[str, Tensor]) -> None:
@@ -125,18 +136,28 @@ class Learner:
             KeyError, RuntimeError, ValueError: the state is of another training; this one may
                 be half restored.
         """
-        for i, parameter in enumerate(self.parameters):
-            parameter.copy_(tensors[f"weight/{i}"])
-        slots: dict[int, dict[str, Tensor]] = {}
+        for parameter, part in zip(self.parameters, self._cut(tensors["weights"]), strict=True):
+            parameter.copy_(part)
+        slots: dict[int, dict[str, Tensor]] = {i: {} for i in range(len(self.parameters))}
         for name, tensor in tensors.items():
             if name.startswith("optimizer/"):
-                _, i, slot = name.split("/")
-                slots.setdefault(int(i), {})[slot] = tensor
+                _, slot, *common = name.split("/")
+                parts = [tensor.clone() for _ in slots] if common else self._cut(tensor)
+                for i, part in enumerate(parts):
+                    slots[i][slot] = part
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": slots, "param_groups": groups})
         self._losses.copy_(tensors["losses"])
         self.step, self._checked, self._wasted, self.failure = step, 0, 0, None
         self.check()
+
+    def _cut(self, joined: Tensor) -> list[Tensor]:
+        parts = joined.split([p.numel() for p in self.parameters])
+        return [part.view(p.shape) for part, p in zip(parts, self.parameters, strict=True)]
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat([part.detach().flatten() for part in parts])
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:

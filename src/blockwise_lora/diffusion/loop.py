@@ -87,6 +87,7 @@ class Loop:
                     self._save(active)
                 if on_step:
                     on_step(max(x.step for x in learners))
+        self.adapters.write_back()
         if self._checkpoints:
             self._checkpoints.remove([m.key for m in self.members if not m.learner.failure])
 
