@@ -1,12 +1,14 @@
 import io
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from blockwise_lora.imagesets import (
+    CaptioningConfig,
     CaptionRule,
     CurationConfig,
     ImageSet,
@@ -14,7 +16,9 @@ from blockwise_lora.imagesets import (
     curate,
     write_imagefolder,
 )
-from blockwise_lora.imagesets.curation import file_name
+from blockwise_lora.imagesets.captioning import ConceptTagRules
+from blockwise_lora.imagesets.curation import caption_pictures, file_name, screen_folder
+from blockwise_lora.imagesets.review import Review, ReviewRow
 
 RULE = CaptionRule("zkc", "cat face")
 
@@ -112,9 +116,51 @@ def test_cropping_needs_the_shorter_side(raw, textured):
 
 
 def test_pictures_without_caption_can_be_dropped(mixed):
-    images, report = curate(mixed, RULE, CurationConfig(captions=("sidecar",)))
+    sidecars = CaptioningConfig(("sidecar",)).captioner(RULE)
+    images, report = curate(mixed, sidecars, CurationConfig())
     assert [p.file_name for p in images] == ["a.png"]
-    assert report.summary()["reasons"]["no caption"] == 3
+    reasons = report.summary()["reasons"]
+    assert (reasons["no caption"], reasons["caption unreadable"]) == (2, 1)
+    assert sum(reasons.values()) + len(images) == report.summary()["in"]
+    lost = next(v for v in report.dropped if v.file == "sub/c.webp")
+    assert (lost.detail, lost.output) == ("none in sidecar; write a .txt beside it", "")
+
+
+def test_a_broken_sidecar_matters_only_where_it_is_asked_for(mixed):
+    names = CaptioningConfig(("file_name",)).captioner(RULE)
+    images, _ = curate(mixed, names, CurationConfig())
+    assert images.find("latin.png").caption == "zkc latin"
+
+
+def test_a_persons_caption_wins_over_a_broken_sidecar(mixed):
+    screening = screen_folder(mixed, CurationConfig())
+    rows = {"latin.png": ReviewRow(caption="cat face, summer"), "a.png": ReviewRow()}
+    screening = replace(screening, review=Review(rows))
+    images, report = caption_pictures(screening, CaptioningConfig().captioner(RULE))
+    assert images.find("latin.png").caption == "zkc cat face, summer"
+    assert images.find("a.png").caption == "zkc cat face, grinning"
+    assert report.summary()["caption_sources"] == {"review": 1, "sidecar": 1, "template": 2}
+
+
+def test_the_concepts_tags_are_told_from_another_folders(tmp_path, textured):
+    for name, words in (
+        ("cat", ("grinning", "weary", "crying", "kissing")),
+        ("things", ("key", "car", "book", "fish")),
+    ):
+        (tmp_path / name).mkdir()
+        for seed, word in enumerate(words):
+            textured(seed + 10 * (name == "cat")).save(tmp_path / name / f"{seed}.png")
+            shared = "drawing, cat face" if name == "cat" else "drawing"
+            (tmp_path / name / f"{seed}.txt").write_text(f"{shared}, {word}")
+    cat, things = (screen_folder(tmp_path / n, CurationConfig()) for n in ("cat", "things"))
+    removing = CaptioningConfig(concept_tags=ConceptTagRules(remove=True)).captioner(RULE)
+    images, report = caption_pictures(cat, removing, background=things)
+    assert images[0].caption == "zkc, drawing, grinning"
+    own = {tag["tag"]: tag["own"] for tag in report.summary()["concept_tags"]}
+    assert own == {"cat face": True, "drawing": False}
+    assert report.summary()["concept_tags_removed"] is True
+    listing, _ = caption_pictures(cat, CaptioningConfig().captioner(RULE), background=things)
+    assert listing[0].caption == "zkc drawing, cat face, grinning"
 
 
 def test_nothing_left_says_why(raw):

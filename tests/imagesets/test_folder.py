@@ -7,8 +7,6 @@ from PIL import Image
 from blockwise_lora.imagesets import ImageSetError
 from blockwise_lora.imagesets.folder import CaptionError, list_folder
 
-ORDER = ("sidecar", "metadata", "template")
-
 
 @pytest.fixture
 def folder(tmp_path):
@@ -18,8 +16,8 @@ def folder(tmp_path):
     return tmp_path / "set"
 
 
-def caption_of(folder, order=ORDER):
-    return list_folder(folder).candidates[0].caption(order)
+def texts_of(folder):
+    return list_folder(folder).candidates[0].texts()
 
 
 def test_everything_in_the_folder_is_accounted_for(folder):
@@ -32,29 +30,23 @@ def test_everything_in_the_folder_is_accounted_for(folder):
     assert listing.lonely_captions == ("lonely.txt",)
 
 
-def test_order_of_caption_sources(folder):
+def test_texts_beside_a_picture(folder):
+    assert texts_of(folder) == {}
     (folder / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "from metadata"}')
-    assert caption_of(folder) == ("from metadata", "metadata")
+    assert texts_of(folder) == {"metadata": "from metadata"}
     (folder / "a.caption").write_text("from caption")
-    assert caption_of(folder) == ("from caption", "sidecar")
+    assert texts_of(folder) == {"sidecar": "from caption", "metadata": "from metadata"}
     (folder / "a.txt").write_text(" from\n txt ")
-    assert caption_of(folder) == ("from txt", "sidecar")
-    assert caption_of(folder, ("metadata", "sidecar")) == ("from metadata", "metadata")
-    assert caption_of(folder, ("template", "sidecar")) == ("", "template")
-    (folder / "a.txt").write_text(" \n")  # empty: the next source has its turn
-    assert caption_of(folder) == ("from caption", "sidecar")
-
-
-def test_no_source(folder):
-    assert caption_of(folder) == ("", "template")
-    assert caption_of(folder, ("sidecar",)) == ("", "")
+    assert texts_of(folder)["sidecar"] == "from txt"
+    (folder / "a.txt").write_text(" \n")  # empty: the next file has its turn
+    assert texts_of(folder)["sidecar"] == "from caption"
 
 
 def test_metadata_of_a_sub_folder_and_both_kinds(folder):
     (folder / "sub" / "metadata.csv").write_text("file_name,text\nb.JPG,csv\nc.png,gone\n")
     (folder / "metadata.jsonl").write_text('{"file_name": "./sub/b.JPG", "text": "jsonl"}')
     listing = list_folder(folder)
-    assert listing.candidates[1].caption(ORDER) == ("jsonl", "metadata")
+    assert listing.candidates[1].texts() == {"metadata": "jsonl"}
     assert [row.file_name for row in listing.missing] == ["c.png"]
     assert listing.others == ()
 
@@ -62,16 +54,16 @@ def test_metadata_of_a_sub_folder_and_both_kinds(folder):
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_encodings_that_leave_no_doubt(folder, encoding):
     (folder / "a.txt").write_bytes("été 猫".encode(encoding))
-    assert caption_of(folder) == ("été 猫", "sidecar")
+    assert texts_of(folder) == {"sidecar": "été 猫"}
 
 
 def test_other_encodings_are_named(folder):
     (folder / "a.txt").write_bytes("chat, été".encode("latin-1"))
     with pytest.raises(CaptionError, match=r"a\.txt is not UTF-8 \(byte 0xe9 at position 6\)"):
-        caption_of(folder)
+        texts_of(folder)
     (folder / "a.txt").write_bytes(b"a\0b")
     with pytest.raises(CaptionError, match=r"a\.txt is no text file"):
-        caption_of(folder)
+        texts_of(folder)
 
 
 def test_links_are_followed_once(folder):

@@ -1,66 +1,10 @@
 """What the user decides about curation."""
 
 from dataclasses import dataclass
-from string import Formatter
 from typing import Literal
 
 from blockwise_lora.imagesets.errors import ImageSetError
 from blockwise_lora.imagesets.framing import Framing, colour
-
-CaptionSource = Literal["sidecar", "metadata", "template"]
-
-
-@dataclass(frozen=True)
-class CaptionRule:
-    """How a picture's caption is made.
-
-    Attributes:
-        trigger: the rare word that comes to stand for the concept.
-        class_word: what the concept is a kind of.
-        template: where the trigger goes; may hold {trigger}, {class_word} and {caption}, the
-            picture's own caption.
-
-    Raises:
-        ValueError: the template has another field, or a word is empty.
-    """
-
-    trigger: str
-    class_word: str
-    template: str = "{trigger} {caption}"
-
-    def __post_init__(self) -> None:
-        mistakes = [
-            f"{name} is empty; write a word"
-            for name in ("trigger", "class_word")
-            if not getattr(self, name).strip()
-        ]
-        try:
-            fields = {part[1] for part in Formatter().parse(self.template)} - {None}
-            unknown = sorted(fields - {"trigger", "class_word", "caption"})
-        except ValueError as error:
-            mistakes.append(f"caption_template {self.template!r}: {error}")
-        else:
-            mistakes += [
-                f"caption_template has {{{name}}}; known are "
-                "{trigger}, {class_word} and {caption}"
-                for name in unknown
-            ]
-        if mistakes:
-            raise ValueError("\n".join(mistakes))
-
-    def compose(self, caption: str) -> str:
-        """The caption that is trained on.
-
-        Args:
-            caption: the picture's own; empty where it has none, which gives trigger and class
-                word. One that has the trigger already stays as it is.
-        """
-        if not caption:
-            return f"{self.trigger} {self.class_word}"
-        if self.trigger in caption.replace(",", " ").split():
-            return caption
-        words = {"trigger": self.trigger, "class_word": self.class_word, "caption": caption}
-        return " ".join(self.template.format(**words).split())
 
 
 @dataclass(frozen=True)
@@ -83,9 +27,6 @@ class CurationConfig:
             Of the embedded world's cats, clocks and hearts all pairs with different drawings
             differ by 30 and more; JPEG at quality 75 changes 95 of 100 emoji of 64 pixels by 15
             or less, and pictures of 256 pixels by 3.
-        captions: sources of a picture's own caption, best first: `sidecar` (.txt or .caption),
-            `metadata` (metadata.jsonl or .csv), `template` (none: trigger and class word).
-            Without `template`, a picture that has no caption is dropped.
         workers: threads that decode; None takes one a core.
 
     Raises:
@@ -101,7 +42,6 @@ class CurationConfig:
     near_duplicates: bool = True
     hash_bits: int = 8
     pixel_difference: int = 18
-    captions: tuple[CaptionSource, ...] = ("sidecar", "metadata", "template")
     workers: int | None = None
 
     def __post_init__(self) -> None:
@@ -115,7 +55,6 @@ class CurationConfig:
             ),
             "hash_bits is 0 to 64": 0 <= self.hash_bits <= 64,
             "pixel_difference is 0 to 255": 0 <= self.pixel_difference <= 255,
-            "captions names at least one source": bool(self.captions),
             "workers is at least 1": self.workers is None or self.workers >= 1,
         }
         mistakes = [rule for rule, holds in checks.items() if not holds]

@@ -5,19 +5,28 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 
 from tqdm import tqdm
 
-from blockwise_lora.imagesets.config import CaptionRule, CurationConfig
+from blockwise_lora.imagesets.captioning import (
+    Captioner,
+    CaptioningConfig,
+    CaptionRule,
+    CaptionTable,
+    Subject,
+)
+from blockwise_lora.imagesets.captioning.captioner import REVIEW
+from blockwise_lora.imagesets.config import CurationConfig
 from blockwise_lora.imagesets.decoding import without_warnings
 from blockwise_lora.imagesets.duplicates import drop_duplicates
 from blockwise_lora.imagesets.errors import ImageSetError
 from blockwise_lora.imagesets.folder import Listing, list_folder
 from blockwise_lora.imagesets.images import ImageSet, Picture
 from blockwise_lora.imagesets.report import CurationReport
+from blockwise_lora.imagesets.review import Review
 from blockwise_lora.imagesets.screening import Screened, Verdict, screen
 
 # Below this resolution the base model is the embedded world's, which knows only drawings.
@@ -27,17 +36,50 @@ PHOTO_RESOLUTION = 256
 PHOTO_COLOURS = 2400
 
 
+@dataclass(frozen=True)
+class Screening:
+    """A folder's pictures, judged and compared with each other; captions come next.
+
+    Attributes:
+        folder: as it was named.
+        listing: what lies in it.
+        pictures: every candidate with its verdict so far.
+        config: what was asked for.
+        review: what a person said of single pictures.
+    """
+
+    folder: Path
+    listing: Listing
+    pictures: tuple[Screened, ...]
+    config: CurationConfig
+    review: Review = field(default_factory=Review)
+
+    @property
+    def subjects(self) -> list[Subject]:
+        """The kept pictures, as sources of captions see them: framed."""
+        return [
+            Subject(p.verdict.file, _picture(p, self.config).open, p.texts)
+            for p in self.pictures
+            if p.verdict.kept
+        ]
+
+
 def curate(
-    folder: str | Path, rule: CaptionRule, config: CurationConfig, *, progress: bool = False
+    folder: str | Path,
+    captions: CaptionRule | Captioner,
+    config: CurationConfig,
+    *,
+    progress: bool = False,
 ) -> tuple[ImageSet, CurationReport]:
     """Screen, caption and frame the pictures of a folder, which is only read.
 
     The result is lazy: pictures are decoded again when they are opened or written, so that the
-    set need not fit in memory. It depends on files, rule and configuration alone.
+    set need not fit in memory. It depends on files, captioner and configuration alone.
 
     Args:
         folder: pictures in any nesting and of mixed formats, with or without captions.
-        rule: how captions are made.
+        captions: how captions are made; a rule alone takes what lies beside the pictures, and
+            trigger and class word for those that have nothing.
         config: what is kept and how it is framed.
         progress: show a bar.
 
@@ -47,20 +89,57 @@ def curate(
     Raises:
         ImageSetError: there is no such folder, its metadata is malformed, or nothing is left.
     """
+    if isinstance(captions, CaptionRule):
+        captions = CaptioningConfig().captioner(captions)
+    return caption_pictures(screen_folder(folder, config, progress=progress), captions)
+
+
+def screen_folder(
+    folder: str | Path, config: CurationConfig, *, progress: bool = False
+) -> Screening:
+    """The first half of `curate`: what can be used, and what is there more than once.
+
+    Raises:
+        ImageSetError: there is no such folder, or its metadata is malformed.
+    """
     folder = Path(folder)
     listing = list_folder(folder)
     screened = drop_duplicates(_screen_all(listing, config, folder.name, progress), config)
-    captioned = _named([_captioned(picture, rule) for picture in screened])
+    return Screening(folder, listing, tuple(_named(screened)), config)
+
+
+def caption_pictures(
+    screening: Screening,
+    captioner: Captioner,
+    *,
+    background: Screening | None = None,
+) -> tuple[ImageSet, CurationReport]:
+    """The second half of `curate`: captions, the finished set, and the report.
+
+    Args:
+        screening: of the folder; captions in its review win.
+        captioner: how captions are made.
+        background: pictures of something else, to tell the concept's own tags by.
+
+    Raises:
+        ImageSetError: nothing is left.
+    """
+    folder, config = screening.folder, screening.config
+    others = background.subjects if background else ()
+    written = {file: row.caption for file, row in screening.review.rows.items()}
+    table = captioner(screening.subjects, review=written, background=others)
+    captioned = [_captioned(p, table, captioner) for p in screening.pictures]
     verdicts = [picture.verdict for picture in captioned]
-    verdicts += [_missing(row.path, folder, row.where) for row in listing.missing]
+    verdicts += [_missing(row.path, folder, row.where) for row in screening.listing.missing]
     images = ImageSet(folder, tuple(_picture(p, config) for p in captioned if p.verdict.kept))
     report = CurationReport(
         folder=folder.as_posix(),
         verdicts=tuple(sorted(verdicts, key=lambda verdict: verdict.file)),
-        others=listing.others,
-        warnings=tuple(_warnings(listing, captioned, config)),
+        others=screening.listing.others,
+        warnings=(*_warnings(screening.listing, captioned, config), *table.warnings),
         sha256=images.sha256,
         resolution=config.resolution,
+        captions=table,
     )
     if not images.pictures:
         raise ImageSetError(_nothing_left(folder, report))
@@ -77,11 +156,21 @@ def _screen_all(
         return list(tqdm(jobs, total=total, desc=f"screening {name}", disable=not progress))
 
 
-def _captioned(picture: Screened, rule: CaptionRule) -> Screened:
+def _captioned(picture: Screened, table: CaptionTable, captioner: Captioner) -> Screened:
+    """The picture with its caption, or dropped for want of one."""
     verdict = picture.verdict
     if not verdict.kept:
         return picture
-    return replace(picture, verdict=replace(verdict, caption=rule.compose(verdict.own_caption)))
+    row, asked = table.of(verdict.file), captioner.names
+    if picture.unreadable and "sidecar" in asked and row.source != REVIEW:
+        verdict = replace(verdict, reason="caption unreadable", detail=picture.unreadable)
+    elif not row.source:
+        detail = f"none in {', '.join(asked)}; write a .txt beside it"
+        verdict = replace(verdict, reason="no caption", detail=detail)
+    else:
+        words = {"caption_source": row.source, "own_caption": row.before, "caption": row.after}
+        verdict = replace(verdict, **words)
+    return replace(picture, verdict=verdict if verdict.kept else replace(verdict, output=""))
 
 
 def _named(pictures: Sequence[Screened]) -> list[Screened]:

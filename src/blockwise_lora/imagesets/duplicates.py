@@ -58,10 +58,11 @@ def difference(a: Screened, b: Screened) -> int:
     return max(int(np.abs(one.astype(np.int16) - other).max()) for one, other in pairs)
 
 
-def _rank(picture: Screened, resolution: int) -> tuple[int, bool]:
+def _rank(picture: Screened, resolution: int) -> tuple[int, bool, bool]:
     verdict = picture.verdict
     usable = min(verdict.width or 0, verdict.height or 0, resolution)
-    return -usable, not verdict.own_caption  # sorting is stable: names decide last
+    # Sorting is stable: names decide last.
+    return -usable, not picture.texts, bool(picture.unreadable)
 
 
 def _nearest(
@@ -78,10 +79,9 @@ def _nearest(
 def _dropped(
     picture: Screened, original: Screened, reason: str, number: int, words: str
 ) -> Screened:
-    own, other = picture.verdict, original.verdict
-    detail = f"{words} {other.file}"
-    if own.own_caption and own.own_caption != other.own_caption:
-        detail += f", which says {other.own_caption or 'nothing'!r}, not {own.own_caption!r}"
-    return replace(
-        picture, verdict=replace(own, reason=reason, number=float(number), detail=detail)
-    )
+    detail = f"{words} {original.verdict.file}"
+    own, other = (next(iter(p.texts.values()), "") for p in (picture, original))
+    if own and own != other:
+        detail += f", which says {other or 'nothing'!r}, not {own!r}"
+    verdict = replace(picture.verdict, reason=reason, number=float(number), detail=detail)
+    return replace(picture, verdict=verdict)

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from blockwise_lora.imagesets.config import CaptionSource
 from blockwise_lora.imagesets.errors import ImageSetError
 from blockwise_lora.imagesets.metadata import METADATA_NAMES, MetadataRow, read_metadata
 
@@ -35,24 +34,17 @@ class Candidate:
     sidecars: tuple[Path, ...] = ()
     row: MetadataRow | None = None
 
-    def caption(self, sources: tuple[CaptionSource, ...]) -> tuple[str, str]:
-        """The picture's own caption and where it is from: a source, or "" where there is none.
+    def texts(self) -> dict[str, str]:
+        """Captions that lie beside the picture, by source: `sidecar`, `metadata`.
 
         Raises:
             CaptionError: a caption file is not text.
         """
-        for source in sources:
-            if source == "template":
-                return "", source
-            texts = map(_read_caption, self.sidecars) if source == "sidecar" else self._in_row()
-            text = next((text for text in texts if text), "")
-            if text:
-                return text, source
-        return "", ""
-
-    def _in_row(self) -> Iterator[str]:
-        if self.row:
-            yield self.row.caption
+        found = {
+            "sidecar": next((text for text in map(_read_caption, self.sidecars) if text), ""),
+            "metadata": self.row.caption if self.row else "",
+        }
+        return {source: text for source, text in found.items() if text}
 
 
 @dataclass(frozen=True)

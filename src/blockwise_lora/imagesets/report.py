@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from blockwise_lora.imagesets.captioning import CaptionTable
 from blockwise_lora.imagesets.screening import Verdict
 
 
@@ -18,6 +19,7 @@ class CurationReport:
         warnings: what the user should know, in words.
         sha256: of the resulting set.
         resolution: side of the prepared squares in pixels.
+        captions: what every caption was made from, and the concept's own tags.
     """
 
     folder: str
@@ -26,6 +28,7 @@ class CurationReport:
     warnings: tuple[str, ...]
     sha256: str
     resolution: int
+    captions: CaptionTable
 
     @property
     def kept(self) -> tuple[Verdict, ...]:
@@ -44,6 +47,7 @@ class CurationReport:
             "dropped": len(self.dropped),
             "reasons": _counts(verdict.reason for verdict in self.dropped),
             "caption_sources": _counts(verdict.caption_source for verdict in self.kept),
+            **self.captions.summary(),
             "notes": _counts(note for verdict in self.verdicts for note in verdict.notes),
             "resolution": self.resolution,
             "sha256": self.sha256,

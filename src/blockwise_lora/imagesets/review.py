@@ -1,8 +1,8 @@
 """A person's word on single pictures: a CSV file that is only read here, and that wins.
 
-The columns are `file`, `decision` and `caption`; others may stand beside them and are ignored. The
-curation writes a proposal of the same shape; its user copies it, edits the copy, and names it in the
-parameters. So no run can write over what a person decided.
+The columns are `file`, `decision` and `caption`; others may stand beside them and are ignored.
+The curation writes a proposal of the same shape; its user copies it, edits the copy, and names it
+in the parameters. So no run can write over what a person decided.
 """
 
 import csv
@@ -10,7 +10,6 @@ import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Literal
 
 from blockwise_lora.imagesets.errors import ImageSetError
@@ -41,7 +40,7 @@ class Review:
         path: the file, for messages; None where there is none.
     """
 
-    rows: Mapping[str, ReviewRow] = field(default_factory=lambda: MappingProxyType({}))
+    rows: Mapping[str, ReviewRow] = field(default_factory=dict)
     path: Path | None = None
 
     def of(self, file: str) -> ReviewRow:
@@ -80,7 +79,7 @@ def read_review(path: str | Path | None) -> Review:
         raise ImageSetError(
             f"{path}: not CSV ({error}); columns are {', '.join(COLUMNS)}"
         ) from None
-    return Review(MappingProxyType(rows), path)
+    return Review(rows, path)
 
 
 def _lines(path: Path, text: str) -> Iterable[tuple[int, dict[str, str | None]]]:

@@ -1,6 +1,7 @@
 """One picture at a time: can it be used, and what does it look like."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import imagehash
 import numpy as np
@@ -27,7 +28,7 @@ class Verdict:
         width: of the original in pixels, upright; None where it could not be decoded.
         height: likewise.
         format: of the file.
-        caption_source: sidecar, metadata or template.
+        caption_source: where the caption is from, see `captioning`.
         own_caption: what the source says.
         caption: what is trained on.
         output: the file name in the curated set.
@@ -64,6 +65,8 @@ class Screened:
         luma: (32, 32) uint8, brightness.
         colour: (8, 8, 3) uint8; coarse, since file formats store colour coarsely.
         colours: distinct colours among 64x64 pixels.
+        texts: captions beside it, by source.
+        unreadable: why a caption file beside it cannot be used; empty where all can.
     """
 
     candidate: Candidate
@@ -74,6 +77,8 @@ class Screened:
     luma: np.ndarray | None = None
     colour: np.ndarray | None = None
     colours: int = 0
+    texts: Mapping[str, str] = field(default_factory=dict)
+    unreadable: str = ""
 
 
 def screen(candidate: Candidate, config: CurationConfig) -> Screened:
@@ -86,10 +91,7 @@ def screen(candidate: Candidate, config: CurationConfig) -> Screened:
         )
         return Screened(candidate, verdict)
     image = decoded.image
-    caption_reason, caption, source = _caption(candidate, config)
     reason, number, detail = _too_small(image, config)
-    if not reason and caption_reason:
-        reason, number, detail = caption_reason, None, caption
     verdict = Verdict(
         file=candidate.file,
         reason=reason,
@@ -99,14 +101,15 @@ def screen(candidate: Candidate, config: CurationConfig) -> Screened:
         width=image.width,
         height=image.height,
         format=decoded.format,
-        caption_source=source,
-        own_caption="" if caption_reason else caption,
     )
     if reason:
         return Screened(candidate, verdict)
+    texts, unreadable = _texts(candidate)
     return Screened(
         candidate,
         verdict,
+        texts=texts,
+        unreadable=unreadable,
         pixels=pixel_hash(image),
         framed=pixel_hash(config.framing.apply(image)),
         phash=int(str(imagehash.phash(image)), 16),
@@ -120,15 +123,12 @@ def _shrunk(image: Image.Image, side: int) -> np.ndarray:
     return np.asarray(image.resize((side, side), Image.Resampling.BOX))
 
 
-def _caption(candidate: Candidate, config: CurationConfig) -> tuple[str, str, str]:
-    """Reason to drop the picture (or empty), caption or what is wrong with it, and the source."""
+def _texts(candidate: Candidate) -> tuple[dict[str, str], str]:
+    """Captions beside the picture, and what is wrong with them."""
     try:
-        caption, source = candidate.caption(config.captions)
+        return candidate.texts(), ""
     except CaptionError as error:
-        return "caption unreadable", str(error), ""
-    if not source:
-        return "no caption", f"none in {', '.join(config.captions)}; write a .txt beside it", ""
-    return "", caption, source
+        return {}, str(error)
 
 
 def _enlarged(image: Image.Image, config: CurationConfig) -> tuple[str, ...]:

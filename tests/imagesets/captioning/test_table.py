@@ -14,7 +14,6 @@ ROWS = (
 def test_summary():
     tag = ConceptTag("cat face", 1.0, None, None, True, "in 1 of 1 captions")
     summary = CaptionTable(ROWS, (tag,), removed=True).summary()
-    assert summary["caption_sources"] == {"none": 1, "sidecar": 1}
     assert summary["distinct_captions"] == 1
     assert summary["most_tokens"] == 5
     assert summary["concept_tags"][0]["tag"] == "cat face"

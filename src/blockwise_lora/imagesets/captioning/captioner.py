@@ -43,6 +43,11 @@ class Captioner:
     judge: Callable[[], Encoder] | None = None
     limit: TextLimit | None = None
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The sources, as the user named them."""
+        return tuple(source.name for source in self.sources)
+
     def __call__(
         self,
         subjects: Sequence[Subject],

@@ -1,6 +1,5 @@
 """The caption table: what every picture's caption was made from, and into what."""
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,10 +55,8 @@ class CaptionTable:
         return self._by_file[file]
 
     def summary(self) -> dict[str, Any]:
-        """Counts and the concept's tags, fit for JSON."""
-        sources = Counter(row.source or "none" for row in self.rows)
+        """Figures and the concept's tags, fit for JSON."""
         return {
-            "caption_sources": {name: sources[name] for name in sorted(sources)},
             "distinct_captions": len({row.after for row in self.rows if row.source}),
             "most_tokens": max((row.tokens for row in self.rows if row.tokens), default=None),
             "concept_tags": [vars(tag) for tag in self.concept_tags],

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blockwise_lora.parameters import typed
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from PIL import Image
 
-    from blockwise_lora.imagesets import CurationReport, ImageSet
+    from blockwise_lora.imagesets import CaptionRule, CurationReport, ImageSet
+    from blockwise_lora.imagesets.captioning import Encoder, TextLimit
+    from blockwise_lora.imagesets.curation import Screening
 
 logger = logging.getLogger(__name__)
 
@@ -44,23 +47,72 @@ class ConceptConfig:
     training: Any = None
 
 
-def curate_pictures(
-    concept: Mapping[str, Any], parameters: Mapping[str, Any], where: str = "concept"
-) -> tuple[ImageSet, CurationReport]:
-    """Screen, caption and frame a concept's pictures; `where` is its name in messages."""
-    from blockwise_lora.imagesets import CaptionRule, CurationConfig, curate
+def screen_pictures(
+    concept: Mapping[str, Any],
+    curation: Mapping[str, Any],
+    captioning: Mapping[str, Any],
+    where: str = "concept",
+) -> Screening:
+    """What of a concept's pictures can be used; `where` is its name in messages."""
+    from blockwise_lora.imagesets import CaptioningConfig, CurationConfig, screen_folder
 
-    config = typed(CurationConfig, parameters, "curation")
-    described = typed(ConceptConfig, concept, where)
-    words = {
-        "trigger": described.trigger,
-        "class_word": described.class_word,
-        "template": described.caption_template,
-    }
-    rule = typed(CaptionRule, words, where)
-    images, report = curate(described.pictures, rule, config, progress=True)
+    config = typed(CurationConfig, curation, "curation")
+    # A mistake that only the next node would notice should not cost the minutes of this one.
+    typed(CaptioningConfig, captioning, "captioning")
+    described, _ = _described(concept, where)
+    return screen_folder(described.pictures, config, progress=True)
+
+
+def caption_pictures(
+    screened: Screening,
+    background: Screening,
+    concept: Mapping[str, Any],
+    captioning: Mapping[str, Any],
+    base_model: Mapping[str, Any],
+    device: str,
+    where: str = "concept",
+) -> tuple[ImageSet, CurationReport]:
+    """Write the captions; the other concept's pictures tell which tags are this one's own."""
+    from blockwise_lora.imagesets import CaptioningConfig
+    from blockwise_lora.imagesets import caption_pictures as captioned
+
+    _, rule = _described(concept, where)
+    config = typed(CaptioningConfig, captioning, "captioning")
+    limit = text_limit(base_model.get("source"))
+    captioner = config.captioner(rule, encoder=_encoder(device), limit=limit, device=device)
+    images, report = captioned(screened, captioner, background=background)
     _log(report)
     return images, report
+
+
+def text_limit(source: str | None) -> TextLimit:
+    """What the base model's text encoder reads.
+
+    Args:
+        source: of the base model. A folder has its own tokenizer; all other models that can be
+            trained have CLIP's, which needs no network.
+    """
+    from blockwise_lora.imagesets.captioning import TextLimit
+
+    folder = Path(source or "") / "tokenizer"
+    if source and folder.is_dir():
+        from transformers import CLIPTokenizer
+
+        tokenizer = CLIPTokenizer.from_pretrained(folder)
+    else:
+        from blockwise_lora.diffusion.single_file import clip_tokenizer
+
+        tokenizer = clip_tokenizer()
+    return TextLimit(
+        lambda text: len(tokenizer(text, verbose=False).input_ids), tokenizer.model_max_length
+    )
+
+
+def tabulate_captions(report: CurationReport) -> pd.DataFrame:
+    """One row for each picture that was to get a caption; a copy of it can be edited."""
+    import pandas as pd
+
+    return pd.DataFrame(report.captions.records())
 
 
 def summarise(report: CurationReport) -> dict[str, Any]:
@@ -80,6 +132,27 @@ def draw_contact_sheet(images: ImageSet, report: CurationReport) -> Image.Image:
     from blockwise_lora.imagesets import contact_sheet
 
     return contact_sheet(images, report)
+
+
+def _described(concept: Mapping[str, Any], where: str) -> tuple[ConceptConfig, CaptionRule]:
+    from blockwise_lora.imagesets import CaptionRule
+
+    described = typed(ConceptConfig, concept, where)
+    words = {
+        "trigger": described.trigger,
+        "class_word": described.class_word,
+        "template": described.caption_template,
+    }
+    return described, typed(CaptionRule, words, where)
+
+
+def _encoder(device: str) -> Callable[[str], Encoder]:
+    def load(source: str) -> Encoder:
+        from blockwise_lora.judges.clip import load_clip
+
+        return load_clip(source, device)
+
+    return load
 
 
 def _log(report: CurationReport) -> None:

@@ -15,17 +15,36 @@ def create_pipeline(**kwargs) -> Pipeline:
 
 
 def _of(concept: str) -> Pipeline:
-    named = update_wrapper(partial(nodes.curate_pictures, where=concept), nodes.curate_pictures)
+    (other,) = set(CONCEPTS) - {concept}
+    screen, caption = (
+        update_wrapper(partial(function, where=concept), function)
+        for function in (nodes.screen_pictures, nodes.caption_pictures)
+    )
+    groups = ("curation", "captioning", "base_model", "device")
     curation = Pipeline(
         [
             node(
-                named,
-                ["params:concept", "params:curation"],
+                screen,
+                ["params:concept", "params:curation", "params:captioning"],
+                "screened",
+                name="screen_pictures",
+            ),
+            node(
+                caption,
+                [
+                    "screened",
+                    "background",
+                    "params:concept",
+                    "params:captioning",
+                    "params:base_model",
+                    "params:device",
+                ],
                 ["curated", "screening"],
-                name="curate_pictures",
+                name="caption_pictures",
             ),
             node(nodes.summarise, "screening", "curation_report", name="summarise"),
             node(nodes.tabulate, "screening", "curation_table", name="tabulate"),
+            node(nodes.tabulate_captions, "screening", "caption_table", name="tabulate_captions"),
             node(
                 nodes.draw_contact_sheet,
                 ["curated", "screening"],
@@ -34,6 +53,14 @@ def _of(concept: str) -> Pipeline:
             ),
         ]
     )
-    # The whole group, so that a misspelt name in it is noticed.
-    parameters = {"params:concept": f"params:{concept}", "params:curation": "params:curation"}
-    return Pipeline(curation, namespace=concept, parameters=parameters)
+    # Whole groups, so that a misspelt name in one of them is noticed.
+    parameters = {f"params:{name}": f"params:{name}" for name in groups}
+    parameters["params:concept"] = f"params:{concept}"
+    # Outside of the namespace, since each concept reads the other's, too.
+    return Pipeline(
+        curation,
+        namespace=concept,
+        inputs={"background": f"{other}_screened"},
+        outputs={"screened": f"{concept}_screened"},
+        parameters=parameters,
+    )
