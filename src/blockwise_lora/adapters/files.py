@@ -9,7 +9,6 @@ order.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -18,6 +17,7 @@ from torch import nn
 
 from blockwise_lora.adapters import metadata as about
 from blockwise_lora.adapters import tensorfile
+from blockwise_lora.adapters.adapter import Adapter, state
 from blockwise_lora.adapters.attach import Attached, inject
 from blockwise_lora.adapters.errors import AdapterError
 from blockwise_lora.adapters.layers import adapted_layers, require_attached
@@ -32,30 +32,6 @@ from blockwise_lora.errors import UserError
 
 WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
 SINGLE_FILE = "adapter.safetensors"
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """An adapter that was read from a file.
-
-    Attributes:
-        updates: full module name to the change of the layer's weight.
-        sub_blocks: full module name to the sub-block that it lies in.
-        spec: what it was trained as; None for an adapter that another tool made.
-        metadata: everything that its file says about it.
-        sha256: of the file's bytes.
-    """
-
-    updates: Mapping[str, Update]
-    sub_blocks: Mapping[str, str]
-    spec: AdapterSpec | None
-    metadata: Mapping[str, str]
-    sha256: str
-
-    @property
-    def state(self) -> dict[str, torch.Tensor]:
-        """The weights under PEFT's names: `<module>.lora_A.weight`, ..."""
-        return _state(self.updates)
 
 
 def save_adapter(
@@ -90,7 +66,7 @@ def save_adapter(
     updates, plan = _extract(unet, name, blocks)
     common = {str(key): str(value) for key, value in metadata.items()}
     common |= about.describe(spec, plan, blocks)
-    weights = {f"unet.{key}": tensor for key, tensor in _state(updates).items()}
+    weights = {f"unet.{key}": tensor for key, tensor in state(updates).items()}
     single, usual = to_single_file(updates)
     target = Path(folder) / WEIGHTS_FILE
     write_bytes(target, tensorfile.encode(weights, common | about.peft_config(plan)))
@@ -165,14 +141,6 @@ def _extract(unet: nn.Module, name: str, blocks: BlockMap) -> tuple[dict[str, Up
         block, layer = blocks.layers[key]
         layers.append(LayerPlan(layer, block.name, rank, alpha))
     return updates, Plan(tuple(layers))
-
-
-def _state(updates: Mapping[str, Update]) -> dict[str, torch.Tensor]:
-    return {
-        f"{module}.{key}": tensor
-        for module, update in updates.items()
-        for key, tensor in update.tensors().items()
-    }
 
 
 def _modules(path: Path, content: tensorfile.TensorFile) -> list[str]:
