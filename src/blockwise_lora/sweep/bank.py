@@ -8,19 +8,23 @@ something that decides its result has changed.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
 from blockwise_lora.adapters import Adapter, AdapterSpec, Plan, detach, read_adapter
-from blockwise_lora.atomic import replace_folder
+from blockwise_lora.adapters.files import WEIGHTS_FILE
+from blockwise_lora.atomic import replace_folder, write_text
 from blockwise_lora.blocks.structure import BlockMap
 from blockwise_lora.diffusion.base import BaseModel
 from blockwise_lora.diffusion.config import TrainingConfig
 from blockwise_lora.diffusion.trained import TrainedAdapter, configuration_hash_of
 from blockwise_lora.diffusion.trainer import Failed, Job, Trained, train_many
 from blockwise_lora.imagesets import ImageSet
+
+COST_FILE = "cost.json"
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,21 @@ class Lesson:
     def masked(self, mask: str) -> AdapterSpec:
         """The adapter's specification with this mask."""
         return replace(self.spec, blocks=mask)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an adapter took.
+
+    Attributes:
+        seconds: its share of the pass in which it was trained.
+        parameters: values trained.
+        file_bytes: of its file in diffusers' format.
+    """
+
+    seconds: float
+    parameters: int
+    file_bytes: int
 
 
 @dataclass(frozen=True)
@@ -73,6 +92,14 @@ class Entry:
             AdapterError: it is missing or damaged.
         """
         return read_adapter(self.folder)
+
+    @property
+    def cost(self) -> Cost:
+        """What it took, on the machine that trained it."""
+        told = json.loads((self.folder / COST_FILE).read_text(encoding="utf-8"))
+        return Cost(
+            told["seconds"], told["parameters"], (self.folder / WEIGHTS_FILE).stat().st_size
+        )
 
 
 @dataclass(frozen=True)
@@ -127,7 +154,7 @@ def train_missing(
             if isinstance(outcome, Failed):
                 failed.append(Failed(entry.mask, outcome.error))
                 continue
-            _store(base, lesson, entry, outcome, on_trained)
+            _store(base, lesson, entry, outcome, outcome.seconds / len(jobs), on_trained)
             detach(base.unet, outcome.attached.name)
     return failed
 
@@ -137,11 +164,14 @@ def _store(
     lesson: Lesson,
     entry: Entry,
     trained: Trained,
+    seconds: float,
     on_trained: Callable[[Entry, TrainedAdapter], None],
 ) -> None:
+    values = sum(trained.attached.blocks.values())
     finished = TrainedAdapter(base, trained, lesson.config, lesson.words)
     with replace_folder(entry.folder) as staging:
         finished.write(staging)
+        write_text(staging / COST_FILE, json.dumps({"seconds": seconds, "parameters": values}))
     on_trained(entry, finished)
 
 

@@ -8,7 +8,7 @@ from itertools import groupby
 
 from blockwise_lora.adapters import AdapterSpec, Plan
 from blockwise_lora.blocks.structure import BlockMap
-from blockwise_lora.sweep.studies import CONCEPTS, Concept, Pair
+from blockwise_lora.sweep.studies import CONCEPTS, FULL, Concept, Pair
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,8 @@ def mask_of(ranks: Mapping[str, int]) -> str:
     if not kept:
         raise ValueError("no block is trained")
     several = len({rank for _, rank in kept}) > 1
+    if len(kept) == len(ranks) and not several:
+        return FULL
     terms = []
     for rank, run in groupby(ranks.items(), key=lambda item: item[1]):
         names = [name for name, _ in run]

@@ -86,7 +86,7 @@ class Distinct:
             plan = Plan.of(self._blocks, spec)
         except MaskError:
             return None
-        key = tuple((layer.name, layer.rank, layer.alpha) for layer in plan.layers)
+        key = tuple((layer.name, layer.rank, layer.scale) for layer in plan.layers)
         return self._named.setdefault(key, spec.blocks)
 
 

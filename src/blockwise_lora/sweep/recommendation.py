@@ -1,0 +1,209 @@
+"""The search from beginning to end, and the one pair of masks that comes out of it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import isnan
+from statistics import mean
+
+import optuna
+
+from blockwise_lora.errors import UserError
+from blockwise_lora.judges.protocol import judge
+from blockwise_lora.judges.samples import BASE, Question, Row, Sample
+from blockwise_lora.sweep.candidates import Candidate, Space, everything, shared_out
+from blockwise_lora.sweep.effects import effects, scaled
+from blockwise_lora.sweep.outcome import Outcome, Tried, assess, row_of
+from blockwise_lora.sweep.pictures import Brief, Studio
+from blockwise_lora.sweep.search import OBJECTIVES, Guess, promising, recommend, screen
+from blockwise_lora.sweep.sensitivity import needs
+from blockwise_lora.sweep.studies import CONCEPTS, FULL, Pair, one_at_a_time
+from blockwise_lora.sweep.workshop import Workshop
+
+log = logging.getLogger(__name__)
+
+FULL_PAIR = Pair(FULL, FULL)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a search may cost.
+
+    Attributes:
+        trainings: in times of one single training of a full adapter, the two full ones that the
+            search starts from included.
+        screening: share of what is left after those two that goes into guesses without training.
+        finalists: candidates that are trained at most.
+    """
+
+    trainings: float = 4.0
+    screening: float = 0.5
+    finalists: int = 8
+
+    def __post_init__(self) -> None:
+        mistakes = []
+        if self.trainings <= 2:
+            mistakes.append("trainings is above 2: two full adapters are trained first")
+        if not 0 <= self.screening < 1:
+            mistakes.append(f"screening is in [0, 1), not {self.screening}")
+        if self.finalists < 1:
+            mistakes.append(f"finalists is at least 1, not {self.finalists}")
+        if mistakes:
+            raise ValueError("\n".join(mistakes))
+
+
+@dataclass(frozen=True)
+class Found:
+    """The outcome of a search.
+
+    Attributes:
+        screened: candidates that were looked at without training, best first.
+        trained: those that were trained, with their scores on the search's pictures.
+        recommended: the pair to use.
+        confirmed: the recommended pair beside the full one, on prompts and seeds that the search
+            did not see: its scores are what to expect.
+        seconds: of the search, confirmation left out.
+    """
+
+    screened: tuple[Guess, ...]
+    trained: tuple[Guess, ...]
+    recommended: Pair
+    confirmed: Outcome
+    seconds: float
+
+
+class Search:
+    """Screens, trains and confirms.
+
+    Args:
+        shop: where it is done.
+        space: what may be chosen.
+        study: Optuna's, see `open_study`.
+        brief: prompts and seeds of the search.
+        questions: the prompts as the judges see them.
+        budget: what it may cost.
+    """
+
+    def __init__(
+        self,
+        shop: Workshop,
+        space: Space,
+        study: optuna.Study,
+        brief: Brief,
+        questions: Sequence[Question],
+        budget: Budget,
+    ) -> None:
+        self.shop, self.space, self.study = shop, space, study
+        self.brief, self.questions, self.budget = brief, tuple(questions), budget
+
+    def run(self, confirm: Brief, questions: Sequence[Question]) -> Found:
+        """Search, then confirm.
+
+        Args:
+            confirm: prompts and seeds of the confirmation.
+            questions: its prompts as the judges see them.
+
+        Raises:
+            TrainingError: a full adapter cannot be trained.
+            ValueError: search and confirmation share both a prompt and a seed.
+        """
+        _kept_apart(self.brief, confirm)
+        began = time.monotonic()
+        self.shop.train([FULL_PAIR])
+        unit = mean(self.shop.entry(c, FULL).cost.seconds for c in CONCEPTS)
+        left = (self.budget.trainings - 2) * unit
+        with self.shop.studio(self.brief) as studio:
+            self._screen(studio, time.monotonic() + left * self.budget.screening)
+        screened = promising(self.study, self.space, self.budget.finalists)
+        trained = self._train(screened)
+        seconds = time.monotonic() - began
+        best = recommend(trained).candidate.pair
+        return Found(
+            tuple(screened), tuple(trained), best, self._confirm(best, confirm, questions), seconds
+        )
+
+    def _screen(self, studio: Studio, until: float) -> None:
+        half = replace(self.brief, seeds=self.brief.seeds[: max(1, len(self.brief.seeds) // 2)])
+        with self.shop.studio(half) as quick:
+
+            def look(candidate: Candidate, only_half: bool) -> tuple[float, float, float]:
+                stack = self.shop.ablated(candidate.pair)
+                where = quick if only_half else studio
+                return self._score(where, Tried(candidate.pair, "ablated", where.samples(stack)))
+
+            first = [everything(self.space), shared_out(self.space, self._needs(quick))]
+            screen(
+                self.study, self.space, first, look, lambda n: n >= 2 and time.monotonic() > until
+            )
+
+    def _needs(self, studio: Studio) -> dict[str, float]:
+        """From switching each block off in either full adapter."""
+        blocks = tuple(dict.fromkeys(b for names in self.space.blocks.values() for b in names))
+        skips = one_at_a_time(blocks)[: len(blocks)]
+        pairs = [FULL_PAIR, *(Pair(m, FULL) for m in skips), *(Pair(FULL, m) for m in skips)]
+        rows = {pair: row_of(pair, "ablated") for pair in pairs}
+        samples = [
+            Sample(rows[pair], r.prompt_index, r.seed, picture)
+            for pair in pairs
+            for r, picture in studio.samples(self.shop.ablated(pair))
+        ]
+        judged = self._judge(studio, samples)
+        found = effects(judged, rows.values(), rows[FULL_PAIR], self.shop.bootstrap)
+        return needs(found, blocks)
+
+    def _train(self, guesses: Sequence[Guess]) -> list[Guess]:
+        """Train the finalists in as few passes as may be, and score them."""
+        candidates = {guess.candidate.pair: guess.candidate for guess in guesses}
+        trained = []
+        with self.shop.studio(self.brief) as studio:
+            for pair in self.shop.train(list(candidates)):
+                made = Tried(pair, "trained", studio.samples(self.shop.trained(pair)))
+                trained.append(Guess(candidates[pair], self._score(studio, made)))
+        return trained
+
+    def _score(self, studio: Studio, tried: Tried) -> tuple[float, float, float]:
+        samples = [
+            Sample(tried.row, r.prompt_index, r.seed, picture) for r, picture in tried.samples
+        ]
+        judged = self._judge(studio, samples)
+        scores = tuple(float(scaled(judged, tried.row, s).values.mean()) for s in OBJECTIVES)
+        if any(map(isnan, scores)):
+            raise UserError(
+                "sweep.search: the judges do not tell the pictures learned from from the base "
+                "model's own, so there is no scale to search on. Add pictures, sample more per "
+                "prompt, or name other judges."
+            )
+        return scores
+
+    def _judge(self, studio: Studio, samples: Sequence[Sample]):
+        base = [
+            Sample(Row(BASE), r.prompt_index, r.seed, picture)
+            for r, picture in studio.base_samples()
+        ]
+        return judge(self.shop.panel, base + list(samples), self.questions, self.shop.references)
+
+    def _confirm(self, pair: Pair, brief: Brief, questions: Sequence[Question]) -> Outcome:
+        with self.shop.studio(brief) as studio:
+            tried = [
+                Tried(p, "trained", studio.samples(self.shop.trained(p)))
+                for p in dict.fromkeys((FULL_PAIR, pair))
+            ]
+            base = studio.base_samples()
+        shop = self.shop
+        return assess(
+            "confirmation", tried, base, shop.panel, questions, shop.references, shop.bootstrap
+        )
+
+
+def _kept_apart(search: Brief, confirm: Brief) -> None:
+    prompts = set(search.templates) & set(confirm.templates)
+    seeds = set(search.seeds) & set(confirm.seeds)
+    if prompts or seeds:
+        shared = ", ".join(sorted(prompts) or map(str, sorted(seeds)))
+        raise ValueError(
+            f"search and confirmation share {'prompts' if prompts else 'seeds'} ({shared}): what "
+            "was searched with cannot confirm"
+        )

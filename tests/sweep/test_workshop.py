@@ -1,0 +1,115 @@
+"""A small study and a small search in the embedded world, from pictures to an answer."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from blockwise_lora.adapters import AdapterSpec
+from blockwise_lora.blocks.structure import BlockMap
+from blockwise_lora.diffusion.base import load_base
+from blockwise_lora.diffusion.config import TrainingConfig
+from blockwise_lora.diffusion.prompts import Concept, fill_all
+from blockwise_lora.diffusion.sampling import SamplingConfig
+from blockwise_lora.imagesets import read_imagefolder
+from blockwise_lora.judges.panel import JudgeConfig, Panel
+from blockwise_lora.judges.protocol import BootstrapConfig
+from blockwise_lora.judges.samples import Question, References
+from blockwise_lora.sweep.bank import Bank, Lesson
+from blockwise_lora.sweep.candidates import Space
+from blockwise_lora.sweep.outcome import row_of
+from blockwise_lora.sweep.pictures import Brief
+from blockwise_lora.sweep.recommendation import Budget, Search
+from blockwise_lora.sweep.search import open_study
+from blockwise_lora.sweep.studies import CONCEPTS, Pair, own_study
+from blockwise_lora.sweep.workshop import Workshop, run_study
+
+DATA = Path(__file__).parents[2] / "data"
+WORDS = {"character": Concept("zkc", "cat face"), "style": Concept("qwo", "style")}
+RAW = {"character": "characters/cat", "style": "styles/openmoji"}
+
+
+def image_folder(folder: Path, concept: str) -> Path:
+    folder.mkdir(parents=True)
+    lines = []
+    for path in sorted((DATA / "01_raw" / RAW[concept]).glob("*.png"))[:8]:
+        shutil.copy(path, folder / path.name)
+        lines.append(json.dumps({"file_name": path.name, "text": f"zkc {path.stem}"}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def brief(seeds: tuple[int, ...], *prompts: str) -> tuple[Brief, list[Question]]:
+    templates = tuple("{style}, {character}, " + prompt for prompt in prompts)
+    plain = fill_all(templates, "base", WORDS["character"], WORDS["style"])
+    sampling = SamplingConfig(steps=3, guidance_scale=2.0, center_noise=True)
+    return Brief(templates, seeds, **WORDS, sampling=sampling), [Question(text) for text in plain]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory) -> Workshop:
+    root = tmp_path_factory.mktemp("sweep")
+    config = TrainingConfig(steps=6, batch_size=2, learning_rate=3e-3, warmup_steps=0)
+    lessons, pictures = {}, {}
+    for concept in CONCEPTS:
+        images = read_imagefolder(image_folder(root / concept, concept))
+        pictures[concept] = tuple(Image.open(p.path).convert("RGB") for p in images)
+        spec = AdapterSpec(rank=4)
+        lessons[concept] = Lesson(concept, images, spec, config, {"concept": concept})
+    models = DATA / "06_models"
+    judges = JudgeConfig(str(models / "judges" / "clip"), str(models / "judges" / "dino"))
+    return Workshop(
+        base=load_base(models / "base"),
+        lessons=lessons,
+        panel=Panel.load(judges),
+        references=References(**pictures),
+        bank=Bank(root / "bank"),
+        pictures=root / "pictures",
+        bootstrap=BootstrapConfig(draws=100),
+        at_once=4,
+    )
+
+
+@pytest.fixture(scope="module")
+def outcome(shop):
+    specs = {c: shop.lessons[c].spec for c in CONCEPTS}
+    pairs = [Pair("all+mid:0", "all"), Pair("all", "out3"), Pair("mid", "out3")]
+    study = own_study("mine", pairs, shop.blocks, **specs)
+    return run_study(shop, study, *brief((0, 1), "kissing", "weary"))
+
+
+def test_a_study_adds_the_full_pair_and_ablates_what_varies_alone(outcome):
+    assert outcome.trained[0] == Pair("all", "all") and len(outcome.trained) == 4
+    assert outcome.ablated == (Pair("all+mid:0", "all"), Pair("all", "out3"))
+    row = row_of(Pair("all", "out3"))
+    assert outcome.scores[row]["identity"].n == 4
+    assert outcome.effects[row]["identity"].mean == pytest.approx(
+        outcome.scores[row]["identity"].mean
+        - outcome.scores[row_of(Pair("all", "all"))]["identity"].mean
+    )
+
+
+def test_what_an_adapter_took_is_on_record(outcome, shop):
+    small, large = (shop.entry("style", mask).cost for mask in ("out3", "all"))
+    assert 0 < small.parameters < large.parameters
+    assert small.file_bytes < large.file_bytes and small.seconds > 0
+
+
+def test_a_search_ends_with_one_pair_confirmed_elsewhere(shop):
+    specs = {c: shop.lessons[c].spec for c in CONCEPTS}
+    space = Space.of(BlockMap.of(shop.base.unet), specs)
+    budget = Budget(trainings=3.0, finalists=2)
+    search = Search(
+        shop, space, open_study("s", None, 0), *brief((10, 11), "winking", "angry"), budget
+    )
+    found = search.run(*brief((0, 1), "kissing", "weary"))
+    assert 1 <= len(found.trained) <= 2 and found.recommended in {
+        guess.candidate.pair for guess in found.trained
+    }
+    assert row_of(found.recommended) in found.confirmed.scores
+    with pytest.raises(ValueError, match="share prompts"):
+        search.run(*brief((5, 6), "winking"))
+    with pytest.raises(ValueError, match="share seeds"):
+        search.run(*brief((11,), "sleeping"))
