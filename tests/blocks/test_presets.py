@@ -1,10 +1,12 @@
 import re
 
 import pytest
+from torch import nn
 
-from blockwise_lora.blocks.mask import GROUPS, Mask, MaskError
+from blockwise_lora.blocks.mask import Mask, MaskError
 from blockwise_lora.blocks.presets import PRESETS
 from blockwise_lora.blocks.structure import BlockMap
+from blockwise_lora.blocks.terms import GROUPS
 
 
 @pytest.fixture
@@ -34,7 +36,10 @@ def test_presets_are_named_groups(preset, blocks, three_levels):
     for mask in preset.masks.values():
         assert ":" not in mask
         assert not any(name in mask for name in PRESETS)
+    assert preset.masks
     for model in (blocks, three_levels):
+        if model.depth not in preset.masks:
+            continue
         chosen = Mask.parse(preset.name).selected(model)
         assert chosen == Mask.parse(preset.masks[model.depth]).selected(model)
         assert set(chosen) < set(model.names)
@@ -56,6 +61,41 @@ def test_character_and_style_divide_the_model(blocks):
 def test_character_and_style_of_sdxl_are_the_two_published_blocks(three_levels):
     assert Mask.parse("character").selected(three_levels) == ("OUT00",)
     assert Mask.parse("style").selected(three_levels) == ("OUT01",)
+
+
+# The lists of the extension's own presets, for 17 blocks.
+COMMUNITY = {
+    "INS": "1,1,1,1,0,0,0,0,0,0,0,0,0,0,0,0,0",
+    "IND": "1,0,0,0,1,1,1,0,0,0,0,0,0,0,0,0,0",
+    "INALL": "1,1,1,1,1,1,1,0,0,0,0,0,0,0,0,0,0",
+    "MIDD": "1,0,0,0,1,1,1,1,1,1,1,1,0,0,0,0,0",
+    "OUTD": "1,0,0,0,0,0,0,0,1,1,1,1,0,0,0,0,0",
+    "OUTS": "1,0,0,0,0,0,0,0,0,0,0,0,1,1,1,1,1",
+    "OUTALL": "1,0,0,0,0,0,0,0,1,1,1,1,1,1,1,1,1",
+}
+
+
+@pytest.mark.parametrize(("name", "numbers"), COMMUNITY.items())
+def test_the_communitys_presets_are_its_lists(name, numbers, tiny_unet):
+    with_text = BlockMap.of(tiny_unet, nn.ModuleDict())
+    selected = Mask.parse(numbers).selected(with_text)
+    assert Mask.parse(f"{name}+base").selected(with_text) == selected
+    assert Mask.parse(name).selected(with_text) == selected[1:]
+
+
+def test_all_is_the_communitys_all_for_layers_of_attention(blocks, tiny_unet):
+    with_text = BlockMap.of(tiny_unet, nn.ModuleDict())
+    ones = set(Mask.parse(",".join("1" * 17)).selected(with_text))
+    attention = blocks.modules("attention")
+    both = set(Mask.parse("ALL+BASE").selected(with_text))
+    assert ones <= both
+    assert not any(attention[name] for name in both - ones)
+
+
+def test_b_loras_content_is_a_block_of_sdxl_only(blocks, three_levels):
+    assert Mask.parse("content").selected(three_levels) == ("OUT00",)
+    with pytest.raises(MaskError, match="'content' is for models of 3 in-blocks, this one has 4"):
+        Mask.parse("content").ranks(blocks, 8)
 
 
 def test_presets_say_which_models_they_are_for(make_unet):

@@ -1,8 +1,10 @@
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
 from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from blockwise_lora.blocks.mask import Mask, MaskError
 from blockwise_lora.blocks.structure import BlockMap, StructureError
 
 SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8}
@@ -141,6 +143,105 @@ def test_a_map_survives_wrapping(tiny_unet):
     resnet = tiny_unet.down_blocks[0].resnets[0]
     resnet.conv1 = Wrapped(resnet.conv1)
     assert BlockMap.of(tiny_unet) == before
+
+
+CLIP = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 16}
+CLIP |= {"num_attention_heads": 2}
+
+
+def text_encoders() -> tuple[nn.Module, nn.Module]:
+    with torch.device("meta"):
+        config = CLIPTextConfig(**CLIP)
+        return CLIPTextModel(config), CLIPTextModelWithProjection(config)
+
+
+def test_text_encoders_are_one_block_that_comes_first(tiny_unet):
+    one, two = text_encoders()
+    alone, both = BlockMap.of(tiny_unet, one), BlockMap.of(tiny_unet, one, two)
+    assert both.names == ("BASE", *BlockMap.of(tiny_unet).names)
+    assert both.denoiser_names == BlockMap.of(tiny_unet).names == both.names[1:]
+    assert both.coarse["base"] == ("BASE",)
+    assert both.depth == 4
+    first, second = alone.sub_blocks[0], both.sub_blocks[0]
+    assert (first.prefixes, second.prefixes) == (
+        ("text_encoder",),
+        ("text_encoder", "text_encoder_2"),
+    )
+    # Six layers in each of two transformer layers, as in kohya's: no projection, no embeddings.
+    assert (len(first.layers), len(second.layers)) == (12, 24)
+    assert not any("text_projection" in layer.name for layer in second.layers)
+    assert {layer.kind for layer in second.layers} == {"attention"}
+    for prefix, encoder in zip(second.prefixes, (one, two), strict=True):
+        for layer in second.layers:
+            if layer.name.startswith(f"{prefix}."):
+                module = encoder.get_submodule(layer.name.removeprefix(f"{prefix}."))
+                assert tuple(module.weight.shape) == layer.shape
+
+
+def test_sd15_text_encoder_has_kohyas_72_layers(tiny_unet):
+    with torch.device("meta"):
+        encoder = CLIPTextModel(CLIPTextConfig(num_hidden_layers=12))
+    assert len(BlockMap.of(tiny_unet, encoder).sub_blocks[0].layers) == 72
+
+
+def flux() -> BlockMap:
+    with torch.device("meta"):
+        return BlockMap.of(FluxTransformer2DModel(**FLUX))
+
+
+FLUX = {"num_layers": 2, "num_single_layers": 3, "num_attention_heads": 2}
+FLUX |= {"attention_head_dim": 16, "joint_attention_dim": 24, "pooled_projection_dim": 8}
+FLUX |= {"axes_dims_rope": (4, 6, 6)}
+
+
+def test_flux_has_double_and_single_blocks():
+    blocks = flux()
+    assert dict(blocks.coarse) == {"double": ("D00", "D01"), "single": ("S00", "S01", "S02")}
+    assert blocks.sub_blocks[0].prefixes == ("transformer_blocks.0",)
+    assert blocks.sub_blocks[4].prefixes == ("single_transformer_blocks.2",)
+    assert blocks.depth == 0
+    assert {"x_embedder", "context_embedder", "proj_out"} <= set(blocks.left_out)
+    attention, rest = blocks.modules("attention"), blocks.modules("conv")
+    # What diffusers' own scripts adapt: q, k, v, out for picture and text, and both feed-forwards.
+    assert len(attention["D00"]) == 12
+    assert [name.split(".", 2)[2] for name in attention["S01"]] == [
+        "proj_mlp",
+        "proj_out",
+        "attn.to_q",
+        "attn.to_k",
+        "attn.to_v",
+    ]
+    assert rest["D01"] == (
+        "transformer_blocks.1.norm1.linear",
+        "transformer_blocks.1.norm1_context.linear",
+    )
+
+
+def test_masks_work_on_transformers_as_on_unets():
+    blocks = flux()
+    assert Mask.parse("D01-S00").selected(blocks) == ("D01", "S00")
+    assert Mask.parse("all+single:0+s02:4").ranks(blocks, 8) == {
+        "D00": 8,
+        "D01": 8,
+        "S00": 0,
+        "S01": 0,
+        "S02": 4,
+    }
+    with pytest.raises(MaskError, match="no block in0"):
+        Mask.parse("in0").ranks(blocks, 8)
+
+
+def test_sd3_has_joint_blocks():
+    with torch.device("meta"):
+        model = SD3Transformer2DModel(
+            num_layers=3, num_attention_heads=2, attention_head_dim=16, dual_attention_layers=(0,)
+        )
+    blocks = BlockMap.of(model)
+    assert dict(blocks.coarse) == {"double": ("D00", "D01", "D02")}
+    assert "transformer_blocks.0.attn2.to_q" in blocks.modules("attention")["D00"]
+    listed = {layer.name for block in blocks.sub_blocks for layer in block.layers}
+    every = {n for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+    assert every - listed == {n for n in every if n.split(".")[0] in blocks.left_out}
 
 
 def test_other_models_are_refused_by_name():

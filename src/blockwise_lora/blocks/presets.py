@@ -7,6 +7,10 @@ pictures: each follows from published claims alone.
 
 Sources: [BW] block-wise LoRA, arXiv 2403.07500; [B] B-LoRA, arXiv 2403.14572; [LBW] the block
 presets of the LoRA-block-weight extension, the community's experience with SD 1.x.
+
+[B] adapts the attention of its two blocks, which is what `method: lora` does with `content` and
+`style` on SDXL. [LBW]'s own lists begin with BASE at 1; here the text encoder is a choice of its
+own, `ins+base`.
 """
 
 from collections.abc import Mapping
@@ -51,6 +55,11 @@ _TABLE = (
         "SDXL: the block that carries style in [B].",
     ),
     Preset(
+        "content",
+        {3: "OUT00"},
+        "What is shown, on SDXL: [B]'s block of content, the counterpart of its `style`.",
+    ),
+    Preset(
         "upper",
         {4: "in0-in2+out1-out3", 3: "in0-in1+out1-out2"},
         "Ablation: all but the bottom. [BW]: these carry identity and style most. On SD 1.x they "
@@ -70,6 +79,25 @@ _TABLE = (
         "deep",
         {4: "in2-out1", 3: "in1-out1"},
         "Ablation: all but `shallow`: the coarse resolutions, where layout and shape are decided.",
+    ),
+    Preset("ins", {4: "IN01-IN02+IN04"}, "[LBW]: the shallow in-blocks that have attention."),
+    Preset("ind", {4: "IN05+IN07-IN08"}, "[LBW]: the deep in-blocks that have attention."),
+    Preset(
+        "inall",
+        {4: "IN01-IN02+IN04-IN05+IN07-IN08"},
+        "[LBW]: the in-blocks that have attention, `ins` and `ind`.",
+    ),
+    Preset(
+        "midd",
+        {4: "IN05+IN07-IN08+mid+OUT03-OUT06"},
+        "[LBW]: the deep half on both sides, and the middle: `ind`, `mid` and `outd`.",
+    ),
+    Preset("outd", {4: "OUT03-OUT06"}, "[LBW]: the deep out-blocks that have attention."),
+    Preset("outs", {4: "OUT07-OUT11"}, "[LBW]: the shallow out-blocks that have attention."),
+    Preset(
+        "outall",
+        {4: "OUT03-OUT11"},
+        "[LBW]: the out-blocks that have attention, `outd` and `outs`.",
     ),
 )
 
