@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,7 +7,10 @@ from PIL import Image
 
 from blockwise_lora.atomic import WriteError
 from blockwise_lora.imagesets import ImageSet, ImageSetError, Picture, pixel_hash
-from blockwise_lora.imagesets.imagefolder import png_bytes, write_imagefolder
+from blockwise_lora.imagesets.card import MARK
+from blockwise_lora.imagesets.framing import Framing
+from blockwise_lora.imagesets.imagefolder import in_kohya_folders, png_bytes, write_imagefolder
+from blockwise_lora.imagesets.images import Mask
 
 
 def noise(seed: int, side: int = 8) -> Image.Image:
@@ -128,3 +132,138 @@ def test_missing_things_name_the_remedy(plain_set, tmp_path):
     (plain_set / "metadata.jsonl").write_text("\n")
     with pytest.raises(ImageSetError, match="no pictures"):
         ImageSet.read(plain_set)
+
+
+def mask_of(seed: int, side: int = 8) -> Image.Image:
+    return noise(seed, side).convert("L").point(lambda v: 255 * (v > 127))
+
+
+@pytest.fixture
+def rich_set(plain_set):
+    """One picture with a mask, one that is shown three times."""
+    mask_of(5).save(plain_set / "mask.png")
+    first, second = ImageSet.read(plain_set).pictures
+    mask = Mask(plain_set / "mask.png", pixel_hash(mask_of(5)))
+    pictures = (replace(first, mask=mask), replace(second, repeats=3))
+    return ImageSet(plain_set, pictures, card=f"---\nlicense: unknown\n---\n\n{MARK}\n\n# x\n")
+
+
+def contents(folder):
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    }
+
+
+@pytest.mark.parametrize("kohya", [False, True])
+def test_masks_repeats_and_card_come_back(rich_set, tmp_path, kohya):
+    images = in_kohya_folders(rich_set, "zkc cat", 10) if kohya else rich_set
+    for name in ("a", "b"):
+        written = write_imagefolder(tmp_path / name, images)
+        assert written.sha256 == rich_set.sha256
+        assert written.card == rich_set.card
+        assert [p.repeats for p in written] == [1, 3]
+        assert written[0].open_mask().tobytes() == mask_of(5).tobytes()
+        assert written[1].open_mask() is None
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    write_imagefolder(tmp_path / "a", ImageSet.read(tmp_path / "b"))  # in place of the old one
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_masks_and_repeats_are_part_of_the_hash(rich_set):
+    first, second = rich_set.pictures
+    for other in (
+        (replace(first, mask=None), second),
+        (first, replace(second, repeats=1)),
+        (replace(first, mask=replace(first.mask, sha256="0")), second),
+    ):
+        assert ImageSet(rich_set.root, other).sha256 != rich_set.sha256
+
+
+def test_a_mask_is_framed_like_its_picture_and_padding_does_not_count(tmp_path):
+    Image.new("L", (8, 4), 255).save(tmp_path / "mask.png")
+    Image.new("RGB", (8, 4), "red").save(tmp_path / "a.png")
+    framed = Image.new("L", (16, 16), 0)
+    framed.paste(255, (0, 4, 16, 12))
+    mask = Mask(tmp_path / "mask.png", pixel_hash(framed))
+    picture = Picture(tmp_path / "a.png", "a.png", "", 16, 16, "", framing=Framing(16), mask=mask)
+    assert picture.open_mask().tobytes() == framed.tobytes()
+    changed = replace(picture, mask=replace(mask, sha256="0"))
+    with pytest.raises(ImageSetError, match=r"mask\.png has changed"):
+        changed.open_mask()
+
+
+@pytest.mark.parametrize(
+    ("row", "match"),
+    [
+        ({"repeats": 0}, "repeats is a whole number from 1 on, not 0"),
+        ({"repeats": "2"}, "not '2'"),
+        ({"mask_file_name": "../mask.png"}, "leads out of the folder"),
+        ({"mask_file_name": "mask.png"}, "not as large as its picture"),
+    ],
+)
+def test_rows_that_do_not_fit(plain_set, row, match):
+    mask_of(1, 9).save(plain_set / "mask.png")
+    (plain_set / "metadata.jsonl").write_text(json.dumps({"file_name": "0.png"} | row))
+    with pytest.raises(ImageSetError, match=match):
+        ImageSet.read(plain_set)
+
+
+def kohya(folder):
+    """What kohya's trainer makes of a folder: captions, by its rules, each so often.
+
+    Sub-folders are named NUMBER_NAME, pictures have one of its endings, and the caption is the
+    .txt of the same name.
+    """
+    seen = []
+    for place in sorted(p for p in folder.iterdir() if p.is_dir()):
+        number = place.name.split("_")[0]
+        if number.isdigit():
+            for file in sorted(place.iterdir()):
+                if file.suffix in (".png", ".jpg", ".jpeg", ".webp", ".bmp"):
+                    seen += [file.with_suffix(".txt").read_text("utf-8").strip()] * int(number)
+    return seen
+
+
+def test_kohyas_trainer_reads_the_folder_as_it_is(rich_set, tmp_path):
+    images = in_kohya_folders(rich_set, "zkc cat/face: *", 2)
+    written = write_imagefolder(tmp_path / "set", images)
+    assert [p.file_name for p in written] == ["2_zkc cat face/0.png", "6_zkc cat face/1.png"]
+    grin, summer = rich_set.captions
+    assert kohya(tmp_path / "set") == [grin] * 2 + [summer] * 6
+    # A text that somebody put there is not ours.
+    (tmp_path / "set" / "2_zkc cat face" / "notes.txt").write_text("mine")
+    with pytest.raises(ImageSetError, match=r"notes\.txt; move them away"):
+        write_imagefolder(tmp_path / "set", images)
+
+
+def test_somebodys_readme_is_not_replaced(rich_set, tmp_path):
+    write_imagefolder(tmp_path / "set", rich_set)
+    (tmp_path / "set" / "README.md").write_text("# My notes")
+    with pytest.raises(ImageSetError, match=r"README\.md; move them away"):
+        write_imagefolder(tmp_path / "set", rich_set)
+
+
+@pytest.mark.parametrize("layout", ["imagefolder", "kohya"])
+@pytest.mark.parametrize("how", ["name", "builder", "diffusers"])
+def test_datasets_loads_it(rich_set, tmp_path, monkeypatch, layout, how):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    images = in_kohya_folders(rich_set, "zkc cat", 10) if layout == "kohya" else rich_set
+    folder = tmp_path / "set"
+    write_imagefolder(folder, images)
+    arguments = {
+        "name": {"path": str(folder)},
+        "builder": {"path": "imagefolder", "data_dir": str(folder)},
+        # The training scripts of diffusers hand over every file that there is.
+        "diffusers": {"path": "imagefolder", "data_files": {"train": str(folder / "**")}},
+    }[how]
+    rows = datasets.load_dataset(**arguments, split="train", cache_dir=str(tmp_path / "cache"))
+    rows = sorted(rows, key=lambda row: row["source"] + row["text"])
+    found = {row["text"]: row for row in rows if row["text"]}
+    assert set(found) == set(images.captions)
+    for seed, caption in enumerate(images.captions):
+        assert found[caption]["image"].convert("RGB").tobytes() == noise(seed).tobytes()
+    assert len(rows) == 2
+    assert found[images.captions[0]]["mask"].tobytes() == mask_of(5).tobytes()
+    assert [found[caption]["repeats"] for caption in images.captions] == [1, 3]

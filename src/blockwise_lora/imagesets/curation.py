@@ -63,6 +63,13 @@ class Screening:
             if p.verdict.kept
         ]
 
+    @property
+    def licences(self) -> dict[str, str]:
+        """Licences of single pictures, where a metadata file has a column for them."""
+        rows = {p.candidate.file: p.candidate.row.values for p in self.pictures if p.candidate.row}
+        found = {file: row.get("license") or row.get("licence") for file, row in rows.items()}
+        return {file: words for file, words in found.items() if isinstance(words, str)}
+
 
 def curate(
     folder: str | Path,

@@ -1,27 +1,56 @@
-"""Image sets on disk: PNG files and `metadata.jsonl`, which `datasets.load_dataset` reads, too."""
+"""Image sets on disk: PNG files and `metadata.jsonl`, which `datasets.load_dataset` reads, too.
+
+A picture's mask lies in `masks/` under the picture's own name. Pictures in folders that are named
+as kohya's trainer has them, `10_name`, get their caption as a .txt beside them, where it looks for
+it: one folder serves diffusers' scripts, `datasets` and kohya's trainer.
+"""
 
 import io
 import json
-from pathlib import Path
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
 
 from PIL import Image
 from tqdm import tqdm
 
 from blockwise_lora.atomic import replace_folder
+from blockwise_lora.imagesets.card import CARD, is_card
 from blockwise_lora.imagesets.decoding import decode, without_warnings
 from blockwise_lora.imagesets.errors import ImageSetError
-from blockwise_lora.imagesets.images import ImageSet, Picture, pixel_hash
-from blockwise_lora.imagesets.metadata import MetadataRow, read_metadata
+from blockwise_lora.imagesets.images import ImageSet, Mask, Picture, pixel_hash
+from blockwise_lora.imagesets.metadata import MetadataRow, inside, read_metadata
 
-METADATA = "metadata.jsonl"
+METADATA, MASKS = "metadata.jsonl", "masks"
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    """The parameter group `output`.
+
+    Attributes:
+        layout: `flat`, or `kohya`: folders such as `10_zkc cat face`, each picture with a .txt.
+        repeats: the number in these folders' names, of a picture that counts once.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    layout: Literal["flat", "kohya"] = "flat"
+    repeats: int = 10
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1:
+            raise ValueError(f"repeats is at least 1, not {self.repeats}")
 
 
 def read_imagefolder(folder: str | Path) -> ImageSet:
     """Read a folder of pictures with `metadata.jsonl`.
 
-    Rows need `file_name` and may have `text`; where size and hash are missing, as in folders
-    from elsewhere, they are taken from the picture. Rows that have them are checked when the
-    picture is opened.
+    Rows need `file_name` and may have `text`, `repeats` and `mask_file_name`; where size and
+    hash are missing, as in folders from elsewhere, they are taken from the picture. Rows that
+    have them are checked when the picture is opened.
 
     Raises:
         ImageSetError: the folder, its metadata or a picture is missing or malformed.
@@ -35,10 +64,12 @@ def read_imagefolder(folder: str | Path) -> ImageSet:
             f"{folder}: no {METADATA}; curate the folder, or add one line a picture such as "
             '{"file_name": "a.png", "text": "a caption"}'
         )
-    pictures = tuple(_picture(row) for row in read_metadata(metadata))
+    pictures = tuple(_picture(row, folder) for row in read_metadata(metadata))
     if not pictures:
         raise ImageSetError(f"{metadata}: no pictures; add some, or run the curation again")
-    return ImageSet(folder, pictures)
+    card = folder / CARD
+    text = card.read_text(encoding="utf-8", errors="replace") if is_card(card) else ""
+    return ImageSet(folder, pictures, text)
 
 
 def write_imagefolder(folder: str | Path, images: ImageSet, *, progress: bool = False) -> ImageSet:
@@ -61,17 +92,40 @@ def write_imagefolder(folder: str | Path, images: ImageSet, *, progress: bool = 
     """
     folder = Path(folder)
     _check_target(folder, images)
+    columns = _columns(images)
     with without_warnings(), replace_folder(folder) as new:
         lines = []
         bar = tqdm(images.pictures, desc=f"writing {folder.name}", disable=not progress)
         for picture in bar:
             name = _png_name(picture.file_name)
-            target = new / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(png_bytes(picture.open()))
-            lines.append(json.dumps(_row(picture, name), ensure_ascii=False))
+            _write(new / name, png_bytes(picture.open()))
+            if _in_kohya_folder(name):
+                _write((new / name).with_suffix(".txt"), f"{picture.caption}\n".encode())
+            if mask := picture.open_mask():
+                _write(new / MASKS / name, png_bytes(mask))
+            lines.append(json.dumps(_row(picture, name, columns), ensure_ascii=False))
         (new / METADATA).write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+        if images.card:
+            (new / CARD).write_text(images.card, encoding="utf-8", newline="\n")
     return read_imagefolder(folder)
+
+
+def in_kohya_folders(images: ImageSet, name: str, repeats: int) -> ImageSet:
+    """The same set with its pictures in folders such as `10_zkc cat face`.
+
+    Args:
+        images: a set.
+        name: what stands behind the number, trigger and class word as a rule.
+        repeats: how often a pass through the set shows a picture whose own `repeats` is 1.
+    """
+    words = re.sub(r"[^\w \-]+", " ", name)
+    stem = " ".join(words.split()) or "pictures"
+    return replace(
+        images,
+        pictures=tuple(
+            replace(p, file_name=f"{p.repeats * repeats}_{stem}/{p.file_name}") for p in images
+        ),
+    )
 
 
 def png_bytes(image: Image.Image) -> bytes:
@@ -81,7 +135,12 @@ def png_bytes(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _picture(row: MetadataRow) -> Picture:
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def _picture(row: MetadataRow, folder: Path) -> Picture:
     if not row.path.is_file():
         raise ImageSetError(
             f"{row.where}: {row.file_name} does not exist; remove the row, or make the set again"
@@ -99,7 +158,29 @@ def _picture(row: MetadataRow) -> Picture:
         height=height,
         sha256=sha256,
         source=source if isinstance(source, str) else "",
+        repeats=_repeats(row),
+        mask=_mask(row, folder, (width, height)),
     )
+
+
+def _repeats(row: MetadataRow) -> int:
+    repeats = row.values.get("repeats", 1)
+    if type(repeats) is not int or repeats < 1:
+        raise ImageSetError(f"{row.where}: repeats is a whole number from 1 on, not {repeats!r}")
+    return repeats
+
+
+def _mask(row: MetadataRow, folder: Path, size: tuple[int, int]) -> Mask | None:
+    name, sha256 = row.values.get("mask_file_name"), row.values.get("mask_sha256")
+    if not isinstance(name, str) or not name:
+        return None
+    path = inside(folder, name, row.where)
+    if isinstance(sha256, str):
+        return Mask(path, sha256)
+    mask = decode(path, "black").image.convert("L")
+    if mask.size != size:
+        raise ImageSetError(f"{row.where}: the mask {name} is not as large as its picture")
+    return Mask(path, pixel_hash(mask))
 
 
 def _png_name(name: str) -> str:
@@ -107,8 +188,19 @@ def _png_name(name: str) -> str:
     return name if name.lower().endswith(".png") else f"{name}.png"
 
 
-def _row(picture: Picture, name: str) -> dict[str, str | int]:
-    return {
+def _in_kohya_folder(name: str) -> bool:
+    return re.match(r"\d+_", PurePosixPath(name).parent.name) is not None
+
+
+def _columns(images: ImageSet) -> tuple[str, ...]:
+    """Columns that only some sets need; all rows have them, or `datasets` would not read them."""
+    repeats = ("repeats",) if any(picture.repeats != 1 for picture in images) else ()
+    masks = ("mask_file_name", "mask_sha256") if any(p.mask for p in images) else ()
+    return repeats + masks
+
+
+def _row(picture: Picture, name: str, columns: tuple[str, ...]) -> dict[str, Any]:
+    row: dict[str, Any] = {
         "file_name": name,
         "text": picture.caption,
         "width": picture.width,
@@ -116,6 +208,12 @@ def _row(picture: Picture, name: str) -> dict[str, str | int]:
         "sha256": picture.sha256,
         "source": picture.source,
     }
+    more = {
+        "repeats": picture.repeats,
+        "mask_file_name": f"{MASKS}/{name}" if picture.mask else None,
+        "mask_sha256": picture.mask.sha256 if picture.mask else None,
+    }
+    return row | {column: more[column] for column in columns}
 
 
 def _check_target(folder: Path, images: ImageSet) -> None:
@@ -130,12 +228,24 @@ def _check_target(folder: Path, images: ImageSet) -> None:
     if not folder.is_dir():
         return
     found = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
-    ours = {name for name in found if Path(name).name.startswith(".git")}
-    if (folder / METADATA).is_file():
-        rows = read_metadata(folder / METADATA)
-        ours |= {METADATA, *(row.file_name for row in rows if "sha256" in row.values)}
-    if found - ours:
+    if found - _ours(folder, found):
         raise ImageSetError(
             f"{folder} holds files that are not part of a curated set, such as "
-            f"{sorted(found - ours)[0]}; move them away or write to another folder"
+            f"{sorted(found - _ours(folder, found))[0]}; move them away or write to another folder"
         )
+
+
+def _ours(folder: Path, found: set[str]) -> set[str]:
+    """The files of a folder that `write_imagefolder` wrote, or git keeps."""
+    ours = {name for name in found if Path(name).name.startswith(".git")}
+    if not (folder / METADATA).is_file():
+        return ours
+    for row in read_metadata(folder / METADATA):
+        if "sha256" not in row.values:
+            continue
+        ours |= {METADATA, row.file_name}
+        if row.values.get("mask_sha256"):
+            ours.add(str(row.values.get("mask_file_name")))
+        if _in_kohya_folder(row.file_name):
+            ours.add(PurePosixPath(row.file_name).with_suffix(".txt").as_posix())
+    return ours | {CARD} if is_card(folder / CARD) else ours

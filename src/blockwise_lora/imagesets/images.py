@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -11,6 +11,19 @@ from PIL import Image
 from blockwise_lora.imagesets.decoding import decode
 from blockwise_lora.imagesets.errors import ImageSetError
 from blockwise_lora.imagesets.framing import Framing
+
+
+@dataclass(frozen=True)
+class Mask:
+    """What of a picture counts in training.
+
+    Attributes:
+        path: a picture file, white where the picture counts.
+        sha256: of the opened mask's pixels.
+    """
+
+    path: Path
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -27,6 +40,8 @@ class Picture:
         source: name of the original in the folder that was curated; empty where unknown.
         framing: how `path` becomes the picture; None where it is the picture already.
         max_megapixels: what decoding `path` may take.
+        repeats: how often a pass through the set shows it.
+        mask: what of it counts; None: all of it.
     """
 
     path: Path
@@ -38,6 +53,8 @@ class Picture:
     source: str = ""
     framing: Framing | None = None
     max_megapixels: float = 100.0
+    repeats: int = 1
+    mask: Mask | None = None
 
     def open(self) -> Image.Image:
         """Return the picture as RGB, (height, width).
@@ -55,6 +72,25 @@ class Picture:
             )
         return image
 
+    def open_mask(self) -> Image.Image | None:
+        """Return the mask as greyscale, (height, width), or None where all of the picture counts.
+
+        Raises:
+            ImageSetError: the file is gone, damaged, or not the mask that the set describes.
+        """
+        if self.mask is None:
+            return None
+        mask = decode(self.mask.path, "black", self.max_megapixels).image
+        if self.framing:
+            # What is padded onto the picture is no part of it.
+            mask = replace(self.framing, background="black").apply(mask)
+        mask = mask.convert("L")
+        if pixel_hash(mask) != self.mask.sha256:
+            raise ImageSetError(
+                f"{self.mask.path} has changed since the set was made; run the curation again"
+            )
+        return mask
+
 
 @dataclass(frozen=True)
 class ImageSet:
@@ -63,10 +99,12 @@ class ImageSet:
     Attributes:
         root: the folder that the set was read or made from.
         pictures: the pictures, in the order of `metadata.jsonl`.
+        card: what the set is and where it is from, for its README.md; empty: none.
     """
 
     root: Path
     pictures: tuple[Picture, ...]
+    card: str = ""
 
     @classmethod
     def read(cls, folder: str | Path) -> "ImageSet":
@@ -77,10 +115,14 @@ class ImageSet:
 
     @cached_property
     def sha256(self) -> str:
-        """One hash of all pixels and captions in their order; file names do not count."""
+        """One hash of all that is trained on, in its order; file names do not count."""
         total = hashlib.sha256()
         for picture in self.pictures:
             total.update(f"{picture.sha256}\0{picture.caption}\n".encode())
+            if picture.repeats != 1:
+                total.update(f"repeats {picture.repeats}\n".encode())
+            if picture.mask:
+                total.update(f"mask {picture.mask.sha256}\n".encode())
         return total.hexdigest()
 
     @property
@@ -105,7 +147,7 @@ class ImageSet:
 
 
 def pixel_hash(image: Image.Image) -> str:
-    """SHA-256 of an RGB picture's size and pixels, whatever file format it came from."""
+    """SHA-256 of a picture's mode, size and pixels, whatever file format it came from."""
     total = hashlib.sha256(f"{image.mode} {image.width}x{image.height}\n".encode())
     total.update(image.tobytes())
     return total.hexdigest()

@@ -34,6 +34,7 @@ def test_both_concepts_are_curated(folders, caplog):
         "params:style": STYLE | {"pictures": str(folders / "other")},
         "params:curation": {"resolution": 32, "workers": 1},
         "params:captioning": {},
+        "params:output": {},
         "params:base_model": {"source": str(ROOT / "data" / "06_models" / "base")},
         "params:device": "cpu",
     }
@@ -63,7 +64,7 @@ def test_the_curated_sets_are_what_other_pipelines_read():
     outputs = create_pipeline().all_outputs()
     assert {"character.curated", "style.curated"} <= outputs
     inputs = create_pipeline().inputs()
-    shared = ("character", "style", "curation", "captioning", "base_model", "device")
+    shared = ("character", "style", "curation", "captioning", "output", "base_model", "device")
     assert inputs == {f"params:{name}" for name in shared}
 
 
@@ -103,7 +104,7 @@ def test_a_caption_that_is_too_long_is_named(folders, caplog):
     screened = nodes.screen_pictures(concept, {}, {})
     base = {"source": str(ROOT / "data" / "06_models" / "base")}
     with caplog.at_level(logging.WARNING):
-        _, report = nodes.caption_pictures(screened, screened, concept, {}, base, "cpu")
+        _, report = nodes.caption_pictures(screened, screened, concept, {}, {}, base, "cpu")
     assert "1 captions have more tokens than the 32" in caplog.text
     assert "1.png (" in caplog.text
     assert nodes.tabulate_captions(report)["tokens"].max() > 32
@@ -128,8 +129,9 @@ def test_the_shipped_sets_keep_their_captions():
     sets = {}
     for name, other in (("character", "style"), ("style", "character")):
         sets[name], report = nodes.caption_pictures(
-            screened[name], screened[other], concepts[name], groups["captioning"], base, "cpu"
+            screened[name], screened[other], concepts[name], groups["captioning"], {}, base, "cpu"
         )
+        assert f"Licence: {concepts[name]['licence']}." in sets[name].card
         own = [tag.tag for tag in report.captions.concept_tags if tag.own]
         assert own == {"character": ["cat face"], "style": []}[name]
     assert sets["character"].captions == (
@@ -142,3 +144,18 @@ def test_the_shipped_sets_keep_their_captions():
     )
     assert len(sets["style"]) == 48
     assert sets["style"].find("birthday-cake.png").caption == "qwo style, birthday cake"
+
+
+def test_kohyas_layout_and_the_card_by_parameters(folders):
+    concept = CAT | {"pictures": str(folders / "cat"), "licence": "CC0-1.0", "source": "me"}
+    (folders / "cat" / "metadata.csv").write_text("file_name,license\n1.png,CC-BY-4.0\n")
+    screened = nodes.screen_pictures(concept, {}, {})
+    base = {"source": str(ROOT / "data" / "06_models" / "base")}
+    layout = {"layout": "kohya", "repeats": 4}
+    images, _ = nodes.caption_pictures(screened, screened, concept, {}, layout, base, "cpu", "cat")
+    assert [p.file_name for p in images] == ["4_zkc cat face/0.png", "4_zkc cat face/1.png"]
+    assert "# cat\n" in images.card
+    assert "Source: me.\nLicence: CC0-1.0." in images.card
+    assert "| CC-BY-4.0 | 1 |" in images.card
+    with pytest.raises(ParameterError, match="output: repeats is at least 1"):
+        nodes.caption_pictures(screened, screened, concept, {}, {"repeats": 0}, base, "cpu")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,8 @@ class ConceptConfig:
         trigger: the rare word that comes to stand for the concept.
         class_word: what the concept is a kind of.
         caption_template: how trigger and a picture's own caption are put together.
+        source: who made the pictures, for the data card.
+        licence: of the pictures, for the data card.
         blocks: this and the following are what `--params character.blocks=...` adds; the
             training looks after them.
     """
@@ -38,12 +40,18 @@ class ConceptConfig:
     trigger: str
     class_word: str
     caption_template: str = "{trigger} {caption}"
+    source: str | None = None
+    licence: str | None = None
     blocks: Any = None
     method: Any = None
     rank: Any = None
     alpha: Any = None
     conv_rank: Any = None
     conv_alpha: Any = None
+    conv: Any = None
+    init: Any = None
+    alphas: Any = None
+    rates: Any = None
     training: Any = None
 
 
@@ -68,6 +76,7 @@ def caption_pictures(
     background: Screening,
     concept: Mapping[str, Any],
     captioning: Mapping[str, Any],
+    output: Mapping[str, Any],
     base_model: Mapping[str, Any],
     device: str,
     where: str = "concept",
@@ -75,13 +84,20 @@ def caption_pictures(
     """Write the captions; the other concept's pictures tell which tags are this one's own."""
     from blockwise_lora.imagesets import CaptioningConfig
     from blockwise_lora.imagesets import caption_pictures as captioned
+    from blockwise_lora.imagesets.card import Origin, data_card
+    from blockwise_lora.imagesets.imagefolder import OutputConfig, in_kohya_folders
 
-    _, rule = _described(concept, where)
+    described, rule = _described(concept, where)
     config = typed(CaptioningConfig, captioning, "captioning")
+    layout = typed(OutputConfig, output, "output")
     limit = text_limit(base_model.get("source"))
     captioner = config.captioner(rule, encoder=_encoder(device), limit=limit, device=device)
     images, report = captioned(screened, captioner, background=background)
     _log(report)
+    origin = Origin(where, described.source, described.licence)
+    images = replace(images, card=data_card(images, report, origin, screened.licences))
+    if layout.layout == "kohya":
+        images = in_kohya_folders(images, f"{rule.trigger} {rule.class_word}", layout.repeats)
     return images, report
 
 

@@ -20,7 +20,7 @@ def _of(concept: str) -> Pipeline:
         update_wrapper(partial(function, where=concept), function)
         for function in (nodes.screen_pictures, nodes.caption_pictures)
     )
-    groups = ("curation", "captioning", "base_model", "device")
+    groups = ("curation", "captioning", "output", "base_model", "device")
     curation = Pipeline(
         [
             node(
@@ -36,6 +36,7 @@ def _of(concept: str) -> Pipeline:
                     "background",
                     "params:concept",
                     "params:captioning",
+                    "params:output",
                     "params:base_model",
                     "params:device",
                 ],
