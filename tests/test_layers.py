@@ -19,8 +19,8 @@ ARROWS = {
     "imagesets": set(),
     "diffusion": {"blocks", "adapters", "imagesets"},
     "judges": {"imagesets"},
-    "report": {"judges", "imagesets"},
-    "sweep": {"blocks", "adapters", "diffusion", "imagesets", "judges", "report"},
+    "report": {"blocks", "judges", "imagesets", "sweep"},
+    "sweep": {"blocks", "adapters", "diffusion", "imagesets", "judges"},
     "emoji": {"blocks", "adapters", "diffusion", "imagesets", "judges", "report"},
 }
 EVERYWHERE = {"errors", "parameters", "atomic"}

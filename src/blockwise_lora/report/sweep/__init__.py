@@ -1,0 +1,1 @@
+"""The page of a sweep: which blocks, at one look, and the evidence below."""

@@ -1,0 +1,135 @@
+"""Blocks by scores: what skipping or keeping a block does, as a figure and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.colors import TwoSlopeNorm
+from matplotlib.figure import Figure
+
+from blockwise_lora.judges.bootstrap import Interval
+from blockwise_lora.sweep.effects import SCORES
+from blockwise_lora.sweep.outcome import Kind, Outcome, row_of
+from blockwise_lora.sweep.studies import CONCEPTS, FULL, Concept, Pair, skip
+
+UNITS = {"identity": "share of the gap", "style": "share of the gap", "prompt": "cosine"}
+COLOURS = "RdBu"
+"""Red: the pair is worse off without; blue: it is better off; also told apart in grey by number."""
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """Effects by concept and score (rows) and block (columns).
+
+    Attributes:
+        title: of the map.
+        blocks: coarse blocks in the order in which the signal passes them.
+        rows: concept and score of each row.
+        cells: row to one effect a block; None where it was not tried.
+    """
+
+    title: str
+    blocks: tuple[str, ...]
+    rows: tuple[tuple[Concept, str], ...]
+    cells: Mapping[tuple[Concept, str], tuple[Interval | None, ...]]
+
+    @classmethod
+    def skipping(cls, outcome: Outcome, blocks: Sequence[str], kind: Kind = "trained") -> HeatMap:
+        """What the pair loses or gains when one adapter goes without a block."""
+        how = "trained without" if kind == "trained" else "switched off after training"
+        return cls._of(f"One block {how}", outcome, blocks, skip, kind)
+
+    @classmethod
+    def keeping(cls, outcome: Outcome, blocks: Sequence[str]) -> HeatMap:
+        """What the pair loses or gains when one adapter has a single block."""
+        return cls._of("One block alone", outcome, blocks, str, "trained")
+
+    @classmethod
+    def _of(cls, title, outcome: Outcome, blocks: Sequence[str], mask, kind: Kind) -> HeatMap:
+        def effect(concept: Concept, block: str, score: str) -> Interval | None:
+            pair = Pair(mask(block), FULL) if concept == "character" else Pair(FULL, mask(block))
+            found = outcome.effects.get(row_of(pair, kind))
+            return found[score] if found else None
+
+        rows = tuple((concept, score) for concept in CONCEPTS for score in SCORES)
+        cells = {(c, s): tuple(effect(c, block, s) for block in blocks) for c, s in rows}
+        return cls(title, tuple(blocks), rows, cells)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing of it was tried."""
+        return not any(by for row in self.cells.values() for by in row)
+
+    def draw(self) -> Figure:
+        """A figure; effects within chance are printed in grey, the others bold."""
+        means = np.array(
+            [[np.nan if by is None else by.mean for by in self.cells[row]] for row in self.rows]
+        )
+        limits = [np.nanmax(np.abs(means[[i]]), initial=1e-6) for i in range(len(self.rows))]
+        figure = Figure(figsize=(1.6 + 0.95 * len(self.blocks), 0.9 + 0.55 * len(self.rows)))
+        axes = figure.add_subplot()
+        # Each row has colours of its own: cosines and shares of a gap have no common scale.
+        shades = np.array([m / limit for m, limit in zip(means, limits, strict=True)])
+        axes.imshow(shades, cmap=COLOURS, norm=TwoSlopeNorm(0, -1.4, 1.4), aspect="auto")
+        for i, row in enumerate(self.rows):
+            for j, by in enumerate(self.cells[row]):
+                _write(axes, j, i, by, dark=abs(shades[i, j]) > 0.6)
+        axes.set_xticks(range(len(self.blocks)), self.blocks)
+        axes.set_yticks(range(len(self.rows)), [f"{c}'s adapter: {s}" for c, s in self.rows])
+        axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
+        axes.axhline(len(SCORES) - 0.5, color="white", linewidth=6)
+        axes.spines[:].set_visible(False)
+        axes.set_title(f"{self.title}: change of each score", fontsize=11, loc="left", pad=12)
+        figure.set_layout_engine("tight")
+        return figure
+
+
+def _write(axes, x: int, y: int, by: Interval | None, dark: bool) -> None:
+    if by is None or np.isnan(by.mean):
+        axes.text(x, y, "–", ha="center", va="center", color="#8a939e")
+        return
+    sure = by.excludes_zero
+    strong, faint = ("#ffffff", "#f0f2f4") if dark else ("#14171b", "#5c6673")
+    axes.text(
+        x,
+        y - 0.1,
+        f"{by.mean:+.2f}",
+        ha="center",
+        va="center",
+        fontweight="bold" if sure else "normal",
+        color=strong if sure else faint,
+    )
+    limits = f"{by.low:+.2f} to {by.high:+.2f}"
+    axes.text(x, y + 0.26, limits, ha="center", va="center", fontsize=6.5, color=faint)
+
+
+def tell(heat: HeatMap) -> list[str]:
+    """What the map shows beyond chance, one sentence for each adapter and its own score."""
+    own: tuple[tuple[Concept, str], ...] = (("character", "identity"), ("style", "style"))
+    return [_sentence(heat, concept, score) for concept, score in own]
+
+
+def _sentence(heat: HeatMap, concept: Concept, score: str) -> str:
+    known = [
+        (block, by)
+        for block, by in zip(heat.blocks, heat.cells[concept, score], strict=True)
+        if by is not None
+    ]
+    sure = sorted((x for x in known if x[1].high < 0), key=lambda x: x[1].mean)
+    idle = [block for block, by in known if not by.excludes_zero]
+    if not known:
+        return f"The {concept}'s adapter was not tried without single blocks."
+    if not sure:
+        return (
+            f"No single block is one that the {concept}'s adapter cannot do without: no loss of "
+            f"{score} is outside chance."
+        )
+    named = ", ".join(f"{block} ({by.mean:+.2f})" for block, by in sure[:3])
+    rest = f"; without {_listed(idle)} nothing changes beyond chance" if idle else ""
+    return f"The {concept}'s adapter loses {score} most without {named}{rest}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"

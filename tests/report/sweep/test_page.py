@@ -1,0 +1,115 @@
+"""The page of an invented sweep whose truth is known: mid carries identity, out3 style."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from blockwise_lora.blocks.structure import BlockMap
+from blockwise_lora.judges.bootstrap import Interval
+from blockwise_lora.judges.protocol import BootstrapConfig
+from blockwise_lora.judges.samples import Row, Sample
+from blockwise_lora.judges.scores import Judged, Scale
+from blockwise_lora.report.sweep.heatmap import HeatMap, tell
+from blockwise_lora.report.sweep.page import SweepReport, picture_grid, render, svg
+from blockwise_lora.sweep.bank import Cost
+from blockwise_lora.sweep.effects import agreement, effects
+from blockwise_lora.sweep.outcome import Outcome, _intervals, row_of
+from blockwise_lora.sweep.studies import Pair, skip
+
+FULL = Pair("all", "all")
+LOSSES = {
+    FULL: (0.6, 0.5),
+    Pair(skip("mid"), "all"): (0.2, 0.6),
+    Pair(skip("in0"), "all"): (0.6, 0.5),
+    Pair("all", skip("out3")): (0.65, 0.1),
+    Pair("mid", "out3"): (0.7, 0.6),
+}
+
+
+def invented() -> Outcome:
+    rng = np.random.default_rng(0)
+    samples, identity, style = [], [], []
+    for n, (pair, (i, s)) in enumerate(LOSSES.items()):
+        for prompt in (0, 1):
+            for seed in (0, 1, 2):
+                picture = Image.new("RGB", (64, 64), (40 * n, 80 * prompt, 60 * seed))
+                samples.append(Sample(row_of(pair), prompt, seed, picture))
+                noise = rng.normal(0, 0.01, 2)
+                identity.append(i + noise[0])
+                style.append(s + noise[1])
+    values = {"identity": np.array(identity), "style": np.array(style)}
+    values["prompt"] = values["identity"] * 0 + 0.3
+    values["combined"] = np.minimum(values["identity"], values["style"])
+    scales = {"identity": Scale(0.0, 1.0), "style": Scale(0.0, 1.0)}
+    judged = Judged(tuple(samples), values, scales)
+    rows = [Row(str(p), "both") for p in LOSSES]
+    bootstrap = BootstrapConfig(draws=200)
+    found = effects(judged, rows, row_of(FULL), bootstrap)
+    scores = {row: _intervals(judged, row, bootstrap) for row in rows}
+    nothing = (agreement("identity", {}, {}),)
+    return Outcome(
+        "paper", judged, tuple(LOSSES), (), scores, found, {"character": nothing, "style": nothing}
+    )
+
+
+@pytest.fixture(scope="module")
+def report(loaded_tiny_base) -> SweepReport:
+    return SweepReport(
+        title="Cat <in> OpenMoji",
+        outcome=invented(),
+        found=None,
+        model=BlockMap.of(loaded_tiny_base.unet),
+        prompts=("cat face, kissing", "cat face, weary"),
+        costs={"character": {"mid": Cost(3.25, 12345, 67000)}, "style": {}},
+        command="kedro run --params variant=own,character.blocks={character},style.blocks={style}",
+        commands=("kedro run --pipelines sweep",),
+        settings={"study": "paper"},
+        provenance={"base": "abc"},
+    )
+
+
+def test_the_first_words_say_which_blocks_and_the_command_does_it(report):
+    page = render(report)
+    text = page[page.index("<body>") : page.index("<h2>")]
+    assert "<code>mid</code>" in text and "<code>out3</code>" in text
+    assert "character.blocks=mid,style.blocks=out3" in text
+    assert text.count('class="character on"') == 1 and text.count('class="style on"') == 1
+    assert "Cat &lt;in&gt; OpenMoji" in page and "<in>" not in page
+    assert "12,345" in page
+
+
+def test_it_needs_nothing_from_elsewhere(report):
+    page = render(report)
+    assert 'src="http' not in page and "<script" not in page and 'href="http' not in page
+
+
+def test_sentences_name_what_is_outside_chance_and_no_more(report):
+    character, style = tell(HeatMap.skipping(report.outcome, report.blocks))
+    assert "loses identity most without mid (-0.4" in character and "in0" in character
+    assert "loses style most without out3 (-0.39)" in style
+
+
+def test_without_evidence_the_sentence_says_so():
+    one = Interval(-0.1, -0.3, 0.1, 4)
+    rows = (("character", "identity"), ("style", "style"))
+    heat = HeatMap("x", ("mid",), rows, {rows[0]: (one,), rows[1]: (None,)})
+    assert "No single block" in tell(heat)[0] and "not tried" in tell(heat)[1]
+
+
+def test_figures_are_the_same_bytes_each_time(report):
+    first, second = (svg(report.figures["skipped"]) for _ in range(2))
+    assert first == second and first.startswith("<svg") and ">mid<" in first
+
+
+def test_the_grid_starts_with_the_recommended_pair(report):
+    grid = picture_grid(report.outcome, report.prompts, report.recommended)
+    others = picture_grid(report.outcome, report.prompts, FULL)
+    assert grid.width == others.width and grid.tobytes() != others.tobytes()
+
+
+def test_it_can_be_looked_at(report, tmp_path):
+    """`--basetemp` keeps the page and the figures for a look in a browser."""
+    (tmp_path / "sweep.html").write_text(render(report), encoding="utf-8")
+    for name, figure in report.figures.items():
+        figure.savefig(tmp_path / f"{name}.png")
+        assert Image.open(tmp_path / f"{name}.png").width > 400
