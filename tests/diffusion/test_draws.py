@@ -2,7 +2,7 @@ import dataclasses
 
 import torch
 
-from blockwise_lora.diffusion.config import TrainingConfig
+from blockwise_lora.diffusion.config import CaptionConfig, NoiseConfig, TrainingConfig
 from blockwise_lora.diffusion.draws import draw, generator_for
 
 CONFIG = TrainingConfig(batch_size=4)
@@ -42,7 +42,7 @@ def test_stratified_levels_cover_the_range_in_every_batch():
 
 def test_levels_are_uniform_either_way():
     for way in ("uniform", "stratified"):
-        config = dataclasses.replace(CONFIG, timesteps=way)
+        config = dataclasses.replace(CONFIG, noise=NoiseConfig(way))
         levels = torch.stack([draw(config, s, 10, SHAPE, 1000).timesteps for s in range(800)])
         assert levels.min() >= 0 and levels.max() <= 999
         # The first place of a batch, too: no place has levels of its own.
@@ -52,14 +52,14 @@ def test_levels_are_uniform_either_way():
 
 
 def test_share_of_dropped_captions():
-    config = dataclasses.replace(CONFIG, caption_dropout=0.25)
+    config = dataclasses.replace(CONFIG, captions=CaptionConfig(0.25))
     dropped = torch.stack([draw(config, s, 10, SHAPE, 1000).dropped for s in range(500)])
     assert abs(dropped.float().mean() - 0.25) < 0.04
     assert not draw(CONFIG, 0, 10, SHAPE, 1000).dropped.any()
 
 
 def test_noise_offset_moves_whole_channels():
-    offset = dataclasses.replace(CONFIG, noise_offset=0.5)
+    offset = dataclasses.replace(CONFIG, noise=NoiseConfig(offset=0.5))
     plain, moved = (draw(c, 3, 10, SHAPE, 1000).noise for c in (CONFIG, offset))
     shift = moved - plain
     torch.testing.assert_close(shift, shift[:, :, :1, :1].expand_as(shift))

@@ -5,23 +5,15 @@ import pytest
 import torch
 from torch import nn
 
-from blockwise_lora.diffusion.config import TrainingConfig
-from blockwise_lora.diffusion.learner import Learner, TrainingError, learning_rate
+from blockwise_lora.diffusion.config import OptimizerConfig, ScheduleConfig, TrainingConfig
+from blockwise_lora.diffusion.learner import Learner, TrainingError
+from blockwise_lora.diffusion.optimizers import Group
 
-CONFIG = TrainingConfig(steps=10, learning_rate=1.0, warmup_steps=4)
+CONFIG = TrainingConfig(steps=10, learning_rate=1.0, schedule=ScheduleConfig(warmup_steps=4))
 
 
-@pytest.mark.parametrize(
-    ("schedule", "rates"),
-    [
-        ("constant", [0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1, 1, 1]),
-        ("linear", [0.2, 0.4, 0.6, 0.8, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]),
-        ("cosine", [0.2, 0.4, 0.6, 0.8, 1, 0.93301, 0.75, 0.5, 0.25, 0.06699]),
-    ],
-)
-def test_schedules_by_hand(schedule, rates):
-    config = TrainingConfig(steps=10, learning_rate=1.0, warmup_steps=4, schedule=schedule)
-    assert [learning_rate(config, s) for s in range(10)] == pytest.approx(rates, abs=1e-5)
+def learner_of(name, parameters, config=CONFIG):
+    return Learner(name, [Group(tuple(parameters))], config)
 
 
 def quadratic(learner):
@@ -32,8 +24,8 @@ def quadratic(learner):
 
 def test_updates_are_adamws():
     ours, reference = (nn.Parameter(torch.tensor([3.0, -4.0])) for _ in range(2))
-    config = TrainingConfig(steps=5, learning_rate=0.1, schedule="constant", max_grad_norm=1.0)
-    learner = Learner("a", [ours], config)
+    config = TrainingConfig(steps=5, learning_rate=0.1, schedule=ScheduleConfig("constant"))
+    learner = learner_of("a", [ours], config)
     optimizer = torch.optim.AdamW([reference], lr=0.1, weight_decay=0.01, fused=False)
     for _ in range(5):
         quadratic(learner)
@@ -47,11 +39,11 @@ def test_updates_are_adamws():
 
 def test_a_restored_learner_goes_on_exactly():
     weights = [nn.Parameter(torch.tensor([3.0, -4.0]))]
-    learner = Learner("a", weights, CONFIG)
+    learner = learner_of("a", weights, CONFIG)
     for _ in range(4):
         quadratic(learner)
     state = {name: tensor.clone() for name, tensor in learner.state().items()}
-    other = Learner("b", [nn.Parameter(torch.zeros(2))], CONFIG)
+    other = learner_of("b", [nn.Parameter(torch.zeros(2))], CONFIG)
     other.restore(4, state)
     for _ in range(6):
         quadratic(learner)
@@ -62,7 +54,7 @@ def test_a_restored_learner_goes_on_exactly():
 
 @pytest.mark.parametrize("spoilt", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_changes_nothing(spoilt):
-    learner = Learner("style", [nn.Parameter(torch.ones(2))], CONFIG)
+    learner = learner_of("style", [nn.Parameter(torch.ones(2))], CONFIG)
     for step in range(5):
         if step == 3:
             before = {name: tensor.clone() for name, tensor in learner.state().items()}
@@ -81,7 +73,7 @@ def test_a_step_that_is_not_finite_changes_nothing(spoilt):
 
 def test_a_row_of_steps_that_are_not_finite_is_a_failure_with_its_step():
     config = TrainingConfig(steps=40, learning_rate=1.0)
-    learner = Learner("style", [nn.Parameter(torch.ones(2))], config)
+    learner = learner_of("style", [nn.Parameter(torch.ones(2))], config)
     for step in range(14):
         loss = (learner.parameters[0] ** 2).sum()
         loss.backward()
@@ -90,3 +82,37 @@ def test_a_row_of_steps_that_are_not_finite_is_a_failure_with_its_step():
         learner.check()
     assert isinstance(learner.failure, TrainingError)
     assert re.search(r"style: .*from step 4 of 40.*learning_rate \(now 1\)", str(learner.failure))
+
+
+def test_groups_take_the_rate_times_their_factor():
+    slow, fast = (nn.Parameter(torch.tensor([1.0])) for _ in range(2))
+    config = TrainingConfig(
+        steps=1,
+        learning_rate=0.1,
+        schedule=ScheduleConfig("constant"),
+        optimizer=OptimizerConfig(weight_decay=0.0),
+    )
+    quadratic(Learner("a", [Group((slow,)), Group((fast,), rate=4.0)], config))
+    # Adam's first step is as long as its rate.
+    assert (1 - slow.item(), 1 - fast.item()) == pytest.approx((0.1, 0.4), rel=1e-4)
+
+
+def test_the_average_lags_behind_and_becomes_the_result():
+    weight = nn.Parameter(torch.tensor([5.0]))
+    config = TrainingConfig(
+        steps=30,
+        learning_rate=0.1,
+        schedule=ScheduleConfig("constant"),
+        optimizer=OptimizerConfig(ema=0.9),
+    )
+    learner, by_hand = learner_of("a", [weight], config), 5.0
+    for step in range(30):
+        quadratic(learner)
+        memory = min(0.9, (1 + step) / (10 + step))
+        by_hand = memory * by_hand + (1 - memory) * weight.item()
+    last = weight.item()
+    with learner.averaged():
+        assert weight.item() == pytest.approx(by_hand, rel=1e-5) and by_hand > last
+    assert weight.item() == last
+    learner.finish()
+    assert weight.item() == pytest.approx(by_hand, rel=1e-5)

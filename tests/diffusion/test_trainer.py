@@ -6,10 +6,11 @@ import torch
 from blockwise_lora.adapters import AdapterSpec, attached_names, detach, trainable_parameters
 from blockwise_lora.blocks import MaskError
 from blockwise_lora.diffusion import loop
-from blockwise_lora.diffusion.config import TrainingConfig
+from blockwise_lora.diffusion.config import EfficiencyConfig, TrainingConfig
 from blockwise_lora.diffusion.learner import TrainingError
 from blockwise_lora.diffusion.trainer import train
 from blockwise_lora.imagesets import ImageSet
+from blockwise_lora.parameters import typed
 
 SPEC = AdapterSpec(blocks="out2-out3", method="locon", rank=2)
 CONFIG = TrainingConfig(steps=6, batch_size=2, learning_rate=1e-3, checkpoint_every=2)
@@ -117,25 +118,28 @@ def plain_weights(loaded_tiny_base, images):
 @pytest.mark.parametrize(
     "change",
     [
-        {"min_snr_gamma": None},
-        {"noise_offset": 0.1},
-        {"caption_dropout": 0.5},
-        {"timesteps": "uniform"},
-        {"schedule": "constant"},
-        {"schedule": "linear"},
-        {"warmup_steps": 3},
-        {"weight_decay": 0.5},
-        {"betas": (0.5, 0.9)},
-        {"max_grad_norm": 1e-4},
+        {"loss": {"min_snr_gamma": None}},
+        {"noise": {"offset": 0.1}},
+        {"captions": {"dropout": 0.5}},
+        {"noise": {"timesteps": "uniform"}},
+        {"schedule": {"decay": "constant"}},
+        {"schedule": {"decay": "linear"}},
+        {"schedule": {"warmup_steps": 3}},
+        {"schedule": {"cycles": 2}},
+        {"optimizer": {"weight_decay": 0.5}},
+        {"optimizer": {"betas": [0.5, 0.9]}},
+        {"optimizer": {"max_grad_norm": 1e-4}},
+        {"optimizer": {"ema": 0.9}},
+        {"optimizer": {"name": "adafactor"}},
+        {"optimizer": {"name": "prodigy"}},
         {"batch_size": 3},
     ],
     ids=str,
 )
 def test_every_switch_does_something(base, images, plain_weights, change):
-    config = dataclasses.replace(CONFIG, steps=4)
-    plain = plain_weights
-    changed, _ = weights(base, images, config=dataclasses.replace(config, **change))
-    assert not same(plain, changed)
+    common = {"steps": 4, "batch_size": 2, "learning_rate": 1e-3}
+    changed, _ = weights(base, images, config=typed(TrainingConfig, common | change))
+    assert not same(plain_weights, changed)
 
 
 def test_gradient_checkpointing_changes_memory_only(base, images, monkeypatch):
@@ -148,7 +152,7 @@ def test_gradient_checkpointing_changes_memory_only(base, images, monkeypatch):
 
     monkeypatch.setattr(loop, "predict", watched)
     plain, _ = weights(base, images)
-    config = dataclasses.replace(CONFIG, gradient_checkpointing=True)
+    config = dataclasses.replace(CONFIG, efficiency=EfficiencyConfig(gradient_checkpointing=True))
     saved, _ = weights(base, images, config=config)
     assert seen == [False] * 6 + [True] * 6
     for a, b in zip(plain, saved, strict=True):

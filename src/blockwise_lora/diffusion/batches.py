@@ -57,7 +57,7 @@ class Batch:
         captions = torch.where(
             draws.dropped, len(cached.embeddings) - 1, cached.caption[draws.rows]
         )
-        gamma = config.min_snr_gamma
+        gamma = config.loss.min_snr_gamma
         return cls(
             noisy=add_noise(latents, draws.noise, a_t).to(base.dtype),
             timesteps=draws.timesteps,

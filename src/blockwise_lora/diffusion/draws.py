@@ -63,10 +63,10 @@ def draw(
     generator = generator_for(config.seed, "step", step)
     noise = torch.randn(n, *shape, generator=generator)
     latent_noise = torch.randn(n, *shape, generator=generator)
-    if config.noise_offset:
+    if config.noise.offset:
         shift = torch.randn(n, shape[0], generator=generator)
-        noise = offset_noise(noise, shift, config.noise_offset)
-    dropped = torch.rand(n, generator=generator) < config.caption_dropout
+        noise = offset_noise(noise, shift, config.noise.offset)
+    dropped = torch.rand(n, generator=generator) < config.captions.dropout
     return Draw(
         rows=_rows(config.seed, step, n, pictures),
         timesteps=_timesteps(config, levels, generator),
@@ -88,7 +88,7 @@ def _rows(seed: int, step: int, n: int, pictures: int) -> Tensor:
 
 def _timesteps(config: TrainingConfig, levels: int, generator: torch.Generator) -> Tensor:
     n = config.batch_size
-    if config.timesteps == "uniform":
+    if config.noise.timesteps == "uniform":
         return torch.randint(levels, (n,), generator=generator)
     # One from each of n equal ranges, in random order: each is still uniform over all levels.
     spread = torch.randperm(n, generator=generator) + torch.rand(n, generator=generator)

@@ -6,13 +6,16 @@ several learners can share a pass; nothing here knows of the others.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from blockwise_lora.diffusion import optimizers
 from blockwise_lora.diffusion.config import TrainingConfig
+from blockwise_lora.diffusion.optimizers import Group
+from blockwise_lora.diffusion.schedule import learning_rate
 from blockwise_lora.errors import UserError
 
 _PATIENCE = 10  # steps in a row that come to nothing before a training counts as failed
@@ -27,15 +30,13 @@ class Learner:
 
     Args:
         name: for messages.
-        parameters: the adapter's weights, float32.
+        groups: the adapter's weights, float32, by their rate.
         config: how to train.
     """
 
-    def __init__(
-        self, name: str, parameters: Sequence[nn.Parameter], config: TrainingConfig
-    ) -> None:
+    def __init__(self, name: str, groups: Sequence[Group], config: TrainingConfig) -> None:
         self.name, self.config = name, config
-        self.parameters = list(parameters)
+        self.parameters = [p for group in groups for p in group.parameters]
         for parameter in self.parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
@@ -44,13 +45,10 @@ class Learner:
         self._losses = torch.zeros(config.steps, device=self.parameters[0].device)
         self.failure: TrainingError | None = None
         self._checked = self._wasted = 0
-        self._optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=config.learning_rate,
-            betas=config.betas,
-            weight_decay=config.weight_decay,
-            fused=self.parameters[0].device.type in ("cpu", "cuda"),
-        )
+        self._rates = [group.rate for group in groups]
+        self._optimizer = optimizers.make_optimizer(groups, config.optimizer)
+        self._ema = config.optimizer.ema
+        self._average = [p.detach().clone() for p in self.parameters] if self._ema else []
 
     @property
     def active(self) -> bool:
@@ -73,13 +71,17 @@ class Learner:
         Where the loss or a gradient is not finite, weights and optimiser stay as they are, and the
         step's loss is recorded as NaN. The device decides: the host does not wait for it.
         """
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        limit = self.config.optimizer.max_grad_norm
+        norm = nn.utils.clip_grad_norm_(self.parameters, torch.inf if limit is None else limit)
         finite = norm.isfinite() & loss.isfinite()
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, self.step)
-        # The fused optimisers take this from mixed precision: 1 stands for "skip".
-        self._optimizer.grad_scale, self._optimizer.found_inf = None, (~finite).float()
-        self._optimizer.step()
+        rate = learning_rate(self.config, self.step)
+        for group, factor in zip(self._optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
+        optimizers.step_where(self._optimizer, finite)
+        if self._ema:
+            # A short memory at first, or the average would long be that of the initial weights.
+            memory = min(self._ema, (1 + self.step) / (10 + self.step))
+            torch._foreach_lerp_(self._average, self.parameters, 1 - memory)
         torch._foreach_zero_([p.grad for p in self.parameters])  # they may be views of a table
         self._losses[self.step] = torch.where(finite, loss.detach(), torch.nan)
         self.step += 1
@@ -114,19 +116,12 @@ class Learner:
         return self._losses[: self.step].tolist()
 
     def state(self) -> dict[str, Tensor]:
-        """All that `restore` needs to go on exactly from here.
-
-        Values that belong to the weights one by one are joined to one vector, so that it does not
-        matter into how many vectors the weights are cut.
-        """
-        state = self._optimizer.state
-        tensors = {"weights": _joined(self.parameters), "losses": self._losses}
-        for slot in state[self.parameters[0]]:
-            values = [state[p][slot] for p in self.parameters]
-            joined = all(v.shape == p.shape for v, p in zip(values, self.parameters, strict=True))
-            parts = {slot: _joined(values)} if joined else {f"{slot}/0": values[0]}
-            tensors |= {f"optimizer/{name}": part for name, part in parts.items()}
-        return tensors
+        """All that `restore` needs to go on exactly from here."""
+        tensors = {"weights": optimizers.joined(self.parameters), "losses": self._losses}
+        if self._ema:
+            tensors["average"] = optimizers.joined(self._average)
+        state = optimizers.state_of(self._optimizer)
+        return tensors | {f"optimizer/{name}": tensor for name, tensor in state.items()}
 
     @torch.no_grad()
     def restore(self, step: int, tensors: Mapping[str, Tensor]) -> None:
@@ -136,43 +131,36 @@ class Learner:
             KeyError, RuntimeError, ValueError: the state is of another training; this one may
                 be half restored.
         """
-        for parameter, part in zip(self.parameters, self._cut(tensors["weights"]), strict=True):
-            parameter.copy_(part)
-        slots: dict[int, dict[str, Tensor]] = {i: {} for i in range(len(self.parameters))}
-        for name, tensor in tensors.items():
-            if name.startswith("optimizer/"):
-                _, slot, *common = name.split("/")
-                parts = [tensor.clone() for _ in slots] if common else self._cut(tensor)
-                for i, part in enumerate(parts):
-                    slots[i][slot] = part
-        groups = self._optimizer.state_dict()["param_groups"]
-        self._optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        _copy(self.parameters, tensors["weights"])
+        if self._ema:
+            _copy(self._average, tensors["average"])
+        state = {n: t for n, t in tensors.items() if n.startswith("optimizer/")}
+        optimizers.restore(
+            self._optimizer, {n.removeprefix("optimizer/"): t for n, t in state.items()}
+        )
         self._losses.copy_(tensors["losses"])
         self.step, self._checked, self._wasted, self.failure = step, 0, 0, None
         self.check()
 
-    def _cut(self, joined: Tensor) -> list[Tensor]:
-        parts = joined.split([p.numel() for p in self.parameters])
-        return [part.view(p.shape) for part, p in zip(parts, self.parameters, strict=True)]
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """In here the weights are those that the training would end with now."""
+        own = [p.detach().clone() for p in self.parameters] if self._ema else []
+        self.finish()
+        try:
+            yield
+        finally:
+            if own:
+                with torch.no_grad():
+                    torch._foreach_copy_(self.parameters, own)
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Put the running average, if there is one, in the weights' place."""
+        if self._ema:
+            torch._foreach_copy_(self.parameters, self._average)
 
 
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    return torch.cat([part.detach().flatten() for part in parts])
-
-
-def learning_rate(config: TrainingConfig, step: int) -> float:
-    """The rate of a step: a linear rise over `warmup_steps`, then the chosen schedule.
-
-    Args:
-        config: peak, warm-up and schedule.
-        step: from 0.
-    """
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / (config.warmup_steps + 1)
-    done = (step - config.warmup_steps) / (config.steps - config.warmup_steps)
-    factor = {
-        "constant": 1.0,
-        "linear": 1.0 - done,
-        "cosine": (1.0 + math.cos(math.pi * done)) / 2,
-    }[config.schedule]
-    return config.learning_rate * factor
+def _copy(targets: Sequence[Tensor], values: Tensor) -> None:
+    for target, part in zip(targets, optimizers.split(values, targets), strict=True):
+        target.copy_(part)

@@ -87,6 +87,8 @@ class Loop:
                     self._save(active)
                 if on_step:
                     on_step(max(x.step for x in learners))
+        for learner in learners:
+            learner.finish()
         self.adapters.write_back()
         if self._checkpoints:
             self._checkpoints.remove([m.key for m in self.members if not m.learner.failure])

@@ -29,6 +29,7 @@ from blockwise_lora.diffusion.config import TrainingConfig
 from blockwise_lora.diffusion.draws import generator_for
 from blockwise_lora.diffusion.learner import Learner, TrainingError
 from blockwise_lora.diffusion.loop import Loop, Member
+from blockwise_lora.diffusion.optimizers import Group
 from blockwise_lora.imagesets import ImageSet
 
 
@@ -172,7 +173,7 @@ def _members(
     adapters = BatchedAdapters(base.unet, [job.name for job in jobs])
     members = [
         Member(
-            Learner(job.name, adapters.parameters(job.name), job.config),
+            Learner(job.name, [Group(tuple(adapters.parameters(job.name)))], job.config),
             caches[job.images.sha256],
             _training_key(base, job),
         )
@@ -217,7 +218,7 @@ def _check(base: BaseModel, job: Job) -> None:
 
 @contextmanager
 def _gradient_checkpointing(base: BaseModel, jobs: Sequence[Job]) -> Iterator[None]:
-    if any(job.config.gradient_checkpointing for job in jobs):
+    if any(job.config.efficiency.gradient_checkpointing for job in jobs):
         base.unet.enable_gradient_checkpointing()
     try:
         yield
@@ -235,6 +236,6 @@ def _memory_explained(jobs: Sequence[Job]) -> Iterator[None]:
             raise TrainingError(
                 f"out of memory at batch size {jobs[0].config.batch_size}{several}. Lower "
                 f"training.batch_size{' or the number of adapters' if several else ''}, or set "
-                f"training.gradient_checkpointing: true; then run again."
+                f"training.efficiency.gradient_checkpointing: true; then run again."
             ) from error
         raise

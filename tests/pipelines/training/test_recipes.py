@@ -47,6 +47,18 @@ def test_training_is_common_then_the_variants_then_the_concepts():
     assert (own.steps, own.learning_rate) == (70, 1e-2)
 
 
+def test_groups_are_merged_value_by_value():
+    common = {"schedule": {"decay": "linear", "warmup_steps": 5}, "loss": {"min_snr_gamma": None}}
+    own = {"training": {"schedule": {"warmup_steps": 7}}}
+    got = recipe("style", own, training=common).config
+    assert (got.schedule.decay, got.schedule.warmup_steps) == ("linear", 7)
+    assert got.loss.min_snr_gamma is None
+
+
+def test_the_training_knows_the_trigger():
+    assert recipe().config.trigger == "zkc"
+
+
 def test_the_runs_seed_unless_training_has_its_own():
     assert recipe().config.seed == 3
     assert recipe(training={"seed": 9}).config.seed == 9

@@ -64,13 +64,25 @@ def resolve(
 
     chosen = _chosen(variant, variants, name)
     overrides = {k: v for k, v in concept.items() if k not in _DATA_KEYS}
-    own = {**_mapping(chosen, "training"), **_mapping(overrides, "training")}
     merged = {k: v for k, v in {**chosen, **overrides}.items() if k != "training"}
+    known = words(name, concept)
+    config: Mapping[str, Any] = {"seed": seed, "trigger": known.trigger}
+    for group in (training, _mapping(chosen, "training"), _mapping(overrides, "training")):
+        config = _over(config, group)
     return Recipe(
         spec=typed(AdapterSpec, merged, name),
-        config=typed(TrainingConfig, {"seed": seed, **training, **own}, "training"),
-        concept=words(name, concept),
+        config=typed(TrainingConfig, config, "training"),
+        concept=known,
     )
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters with others laid over them, group by group."""
+    both = dict(below)
+    for key, value in above.items():
+        mappings = isinstance(value, Mapping) and isinstance(both.get(key), Mapping)
+        both[key] = _over(both[key], value) if mappings else value
+    return both
 
 
 def words(name: str, concept: Mapping[str, Any]) -> Concept:
