@@ -244,6 +244,12 @@ def test_sd3_has_joint_blocks():
     assert every - listed == {n for n in every if n.split(".")[0] in blocks.left_out}
 
 
+def test_runs_are_values_in_the_words_of_masks(sd15):
+    values = {"IN01": 0.5, "IN02": 0.5, "IN03": 0.5, "IN04": 0.5, "IN06": 0.5, "MID": 0.0}
+    assert sd15.runs(values) == [("in0-IN04", 0.5), ("IN06", 0.5), ("mid", 0.0)]
+    assert sd15.runs(dict.fromkeys(sd15.names, 1.0)) == [("all", 1.0)]
+
+
 def test_other_models_are_refused_by_name():
     with pytest.raises(StructureError, match="Linear has no down_blocks"):
         BlockMap.of(nn.Linear(2, 2))

@@ -24,12 +24,10 @@ Two more spellings are understood where quotes protect them, and print as the ab
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import groupby
 
 from blockwise_lora.blocks.presets import PRESETS
 from blockwise_lora.blocks.structure import BlockMap
 from blockwise_lora.blocks.terms import MaskError, Term
-from blockwise_lora.blocks.text_encoder import BASE
 from blockwise_lora.blocks.vectors import Vector, is_vector
 
 __all__ = ["Mask", "MaskError", "Term"]
@@ -73,17 +71,13 @@ class Mask:
         """
         if missing := set(ranks) - set(blocks.names):
             raise MaskError(_absent(min(missing), blocks))
-        steps = [(name, ranks.get(name, 0)) for name in blocks.denoiser_names]
-        terms = [
-            _span([name for name, _ in run], blocks, None if rank == default_rank else rank)
-            for rank, run in groupby(steps, key=lambda step: step[1])
-            if rank
-        ]
-        if base := ranks.get(BASE):
-            terms.append(Term("base", None, None if base == default_rank else base))
-        if not terms:
+        named = {name: rank for name, rank in ranks.items() if rank}
+        if not named:
             raise MaskError("no block has a rank: nothing would be trained")
-        return cls(tuple(terms))
+        spans = (
+            span if rank == default_rank else f"{span}:{rank}" for span, rank in blocks.runs(named)
+        )
+        return cls(tuple(map(Term.parse, spans)))
 
     def __str__(self) -> str:
         return "+".join(map(str, self.terms))
@@ -164,17 +158,6 @@ def _skipped(text: str, term: Term) -> Term:
     return Term(term.first, term.last, 0)
 
 
-def _span(names: list[str], blocks: BlockMap, rank: int | None) -> Term:
-    """The term for adjacent sub-blocks, in coarse names where they begin or end a coarse block."""
-    if tuple(names) == blocks.denoiser_names:
-        return Term("all", None, rank)
-    of = {name: coarse for coarse, members in blocks.coarse.items() for name in members}
-    # A range of coarse blocks has to consist of whole ones.
-    whole = {coarse for coarse, members in blocks.coarse.items() if set(members) <= set(names)}
-    first, last = (of[name] if of[name] in whole else name for name in (names[0], names[-1]))
-    return Term(first, None if first == last else last, rank)
-
-
 def _selected(term: Term, blocks: BlockMap) -> tuple[str, ...]:
     """The names of the sub-blocks that a term is about, in the model's order."""
     if term.last is None:
@@ -217,7 +200,7 @@ def _absent(name: str, blocks: BlockMap) -> str:
         return "there is no block base, since no text encoder is adapted here: leave it out"
     number = name.lstrip("inoutINOUT")
     fine = name.upper().replace(number, f"{int(number):02d}") if number.isdigit() else name
-    hint = f"; did you mean the sub-block {fine} (two digits)?" if fine in blocks.names else ""
+    hint = f"; did you mean the sub-block {fine} (two digits)?" if fine in blocks.names else "."
     return (
         f"this model has no block {name}{hint} It has {', '.join(blocks.coarse)}, "
         f"in sub-blocks {blocks.names[0]} to {blocks.names[-1]}"

@@ -13,14 +13,17 @@ text_encoder.py.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from types import MappingProxyType
-from typing import get_args
+from typing import TypeVar, get_args
 
 from torch import nn
 
 from blockwise_lora.blocks import text_encoder, transformer, unet
 from blockwise_lora.blocks.layers import Kind, Layer, SubBlock
 from blockwise_lora.errors import UserError
+
+T = TypeVar("T")
 
 
 class StructureError(UserError):
@@ -105,6 +108,29 @@ class BlockMap:
     def depth(self) -> int:
         """The number of coarse in-blocks: the resolutions of a U-Net, 0 for a transformer."""
         return sum(name.startswith("in") for name in self.coarse)
+
+    def runs(self, values: Mapping[str, T]) -> list[tuple[str, T]]:
+        """Values by sub-block, said as shortly as masks can: neighbours of one value as a range.
+
+        Args:
+            values: sub-block to value; those that are missing break a range.
+
+        Returns:
+            Pairs of what a mask would call the sub-blocks (all, in0-in2, IN03-OUT01, mid) and their
+            value, in the model's order, the text encoder last.
+        """
+        names = [*self.denoiser_names, *(set(self.names) - set(self.denoiser_names))]
+        steps = groupby(names, lambda n: (n == text_encoder.BASE, n in values, values.get(n)))
+        return [(self._span(tuple(run)), value) for (_, known, value), run in steps if known]
+
+    def _span(self, names: tuple[str, ...]) -> str:
+        if names == self.denoiser_names:
+            return "all"
+        home = {name: coarse for coarse, members in self.coarse.items() for name in members}
+        # Only a coarse block that the range holds whole may stand for its end.
+        whole = {coarse for coarse, members in self.coarse.items() if set(members) <= set(names)}
+        first, last = (home[n] if home[n] in whole else n for n in (names[0], names[-1]))
+        return first if first == last else f"{first}-{last}"
 
     def modules(self, kind: Kind) -> dict[str, tuple[str, ...]]:
         """Sub-block name to the full names of its layers of this kind (empty where none)."""
