@@ -74,7 +74,7 @@ def test_kohyas_ranks_become_a_sentence_with_ranks():
     ("text", "message"),
     [
         ("1,1,0", r"list of 3 numbers is no list of blocks. Lengths in use: 12 ("),
-        ("in9", "SD 1.x and 2.x: mask 'in9': this model has no block in9. It has base, in0"),
+        ("out9", "SD 1.x and 2.x: mask 'out9': this model has no block out9; did you mean the"),
         ("ot1", "position 1: unknown block 'ot1'"),
     ],
 )
