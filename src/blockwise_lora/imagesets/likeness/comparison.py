@@ -1,0 +1,206 @@
+"""How two pictures differ once one lies over the other, wears its tint and is as sharp.
+
+What a copy may have suffered leaves traces of three kinds: a strong difference in few places of one
+sign (a watermark), a weak one in many (compression), and none (movement, tint, size). Another
+expression differs strongly in few places, another colour of the same drawing weakly in many: the
+limits lie between.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from blockwise_lora.imagesets.likeness.descriptors import LUMA
+from blockwise_lora.imagesets.likeness.registration import (
+    halved,
+    interior,
+    register,
+    smoothed,
+    warp,
+)
+from blockwise_lora.imagesets.likeness.tint import on_paper, tinted
+
+_BLOCKS = 8  # in each direction; colour is compared that coarsely, since formats store it coarsely
+_WORST = 8  # places of 48x48 that make up the local difference: half an eye of a face
+_CLEAR = 16  # 0 to 255; a difference that one sees
+_STILL = 0.02  # of half a side, a quarter of a pixel: no movement
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Up to which differences two pictures count as one.
+
+    The figures are of the embedded world's emoji at 64 and 128 pixels and of photographs of 160
+    (see docs/curation.md): copies by re-encoding, resizing to half, crops, borders and rotations of
+    a few percent, tints and watermarks against cats, faces, clocks, hearts and skin tones.
+
+    Attributes:
+        similarity: cosine of two pictures' vectors (see `descriptors`) from which on they are
+            compared at all; lower is slower and finds little more.
+        local: largest difference in brightness, 0 to 255: the mean of the 8 worst of 48x48 places.
+            Copies reach 34 (watermarks), expressions of one face begin at 37.
+        colour: largest difference of the mean colour in one of 8x8 blocks, its brightness left
+            out, 0 to 255. Copies reach 24, hearts of two colours begin at 31.
+        spread: part of the drawing, 0 to 1, that differs by 16 of 255 and more. Copies reach
+            0.2, skin tones begin at 0.3.
+        zoom: one picture may show its content larger than the other by this factor, borders and
+            margins counted; a small and a large drawing of one thing are two pictures.
+        stretch: likewise, one direction against the other.
+    """
+
+    similarity: float = 0.88
+    local: float = 35.0
+    colour: float = 30.0
+    spread: float = 0.25
+    zoom: float = 1.35
+    stretch: float = 1.25
+
+    def __post_init__(self) -> None:
+        checks = {
+            "similarity is above 0 and at most 1": 0 < self.similarity <= 1,
+            "local is 0 to 255": 0 <= self.local <= 255,
+            "colour is 0 to 255": 0 <= self.colour <= 255,
+            "spread is 0 to 1": 0 <= self.spread <= 1,
+            "zoom and stretch are at least 1": min(self.zoom, self.stretch) >= 1,
+        }
+        mistakes = [rule for rule, holds in checks.items() if not holds]
+        if mistakes:
+            raise ValueError("\n".join(mistakes))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What is left between pairs of pictures; each (n,), in the units of `Limits`.
+
+    Attributes:
+        local: brightness in the worst places.
+        colour: of the worst block.
+        spread: part that differs clearly.
+        fits: zoom and stretch are within the limits.
+    """
+
+    local: np.ndarray
+    colour: np.ndarray
+    spread: np.ndarray
+    fits: np.ndarray
+
+    def within(self, limits: Limits) -> np.ndarray:
+        """(n,) bool: the two count as one picture."""
+        return (
+            self.fits
+            & (self.local <= limits.local)
+            & (self.colour <= limits.colour)
+            & (self.spread <= limits.spread)
+        )
+
+
+def roughly_registered(
+    images: np.ndarray, templates: np.ndarray, starts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Register pairs of (n, 48, 48, 3) uint8 views at half their side; see `register`."""
+    a, b = (smoothed(halved(views.astype(np.float32) @ LUMA)) for views in (images, templates))
+    return register(a, b, starts, steps=6)
+
+
+def compare(
+    images: np.ndarray,
+    templates: np.ndarray,
+    starts: np.ndarray,
+    extents: np.ndarray,
+    limits: Limits,
+) -> Difference:
+    """Measure the differences of views that are nearly registered.
+
+    Args:
+        images: (n, 48, 48, 3) uint8.
+        templates: likewise.
+        starts: (n, 2, 3) transforms, see `register`.
+        extents: (n, 2, 2), what image and template show of their pictures, as `Looks.extent`.
+        limits: for zoom and stretch.
+    """
+    image, template = images.astype(np.float32), templates.astype(np.float32)
+    transforms = _registered(image @ LUMA, template @ LUMA, starts)
+    moved, inside = warp(image, transforms)
+    n, side = image.shape[:2]
+    seen = inside & interior(side)
+    target = template.reshape(n, side * side, 3)
+    drawing = seen & ~on_paper(moved, target)
+    moved, target = _as_sharp(tinted(moved, target, seen), target, seen, side)
+    residue = np.where(seen[..., None], target - moved, 0)
+    return Difference(
+        local=_local(residue @ LUMA, side),
+        colour=_colour(residue, drawing, side),
+        spread=_spread(residue, drawing, side),
+        fits=_fits(transforms, extents, limits),
+    )
+
+
+def _registered(image: np.ndarray, template: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Transforms; exactly none where none is as good, so that nothing is blurred by sampling."""
+    a, b = smoothed(image), smoothed(template)
+    transforms, score = register(a, b, starts, steps=2)
+    none = np.broadcast_to(np.eye(2, 3, dtype=np.float32), transforms.shape)
+    unmoved = register(a, b, none, steps=0)[1]
+    still = (np.abs(transforms - none).max(axis=(1, 2)) < _STILL) | (unmoved >= score - 0.002)
+    return np.where(still[:, None, None], none, transforms)
+
+
+def _as_sharp(
+    moved: np.ndarray, target: np.ndarray, seen: np.ndarray, side: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Soften the sharper one of each pair, where that brings the two clearly nearer."""
+    softer = _softened(moved, side), _softened(target, side)
+    best, result = _mean_error(moved, target, seen), (moved, target)
+    for pair in ((softer[0], target), (moved, softer[1])):
+        error = _mean_error(*pair, seen)
+        better = error < 0.93 * best
+        best = np.where(better, error, best)
+        chosen = better[:, None, None]
+        result = tuple(np.where(chosen, a, b) for a, b in zip(pair, result, strict=True))
+    return result
+
+
+def _softened(values: np.ndarray, side: int) -> np.ndarray:
+    planes = np.moveaxis(values, 2, 1).reshape(-1, side, side)
+    return np.moveaxis(smoothed(planes).reshape(len(values), 3, -1), 1, 2)
+
+
+def _mean_error(moved: np.ndarray, target: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    return (np.abs(moved - target) * seen[..., None]).mean(axis=(1, 2))
+
+
+def _local(residue: np.ndarray, side: int) -> np.ndarray:
+    """The larger of the mean over the brightest and over the darkest places of the residue."""
+    soft = smoothed(smoothed(residue.reshape(-1, side, side))).reshape(len(residue), -1)
+    ordered = np.partition(soft, (_WORST, -_WORST), axis=1)
+    darker, brighter = ordered[:, :_WORST].mean(axis=1), ordered[:, -_WORST:].mean(axis=1)
+    return np.maximum(np.maximum(brighter, -darker), 0)
+
+
+def _spread(residue: np.ndarray, drawing: np.ndarray, side: int) -> np.ndarray:
+    clear = (np.abs(_softened(residue, side)).max(axis=2) > _CLEAR) & drawing
+    # Where there is nearly no drawing, a few places are no large part of it.
+    return clear.sum(axis=1) / np.maximum(drawing.sum(axis=1), 0.02 * side * side)
+
+
+def _colour(residue: np.ndarray, drawing: np.ndarray, side: int) -> np.ndarray:
+    """Of the worst block; blocks of which a fifth or less is drawing do not count."""
+    size = side // _BLOCKS
+    shape = (len(residue), _BLOCKS, size, _BLOCKS, size)
+    sums = (residue * drawing[..., None]).reshape(*shape, 3).sum(axis=(2, 4))
+    counts = drawing.reshape(shape).sum(axis=(2, 4))[..., None]
+    means = np.where(counts * 5 > size * size, sums / np.maximum(counts, 1), 0)
+    return np.abs(means - (means @ LUMA)[..., None]).max(axis=(1, 2, 3))
+
+
+def _fits(transforms: np.ndarray, extents: np.ndarray, limits: Limits) -> np.ndarray:
+    # Views show parts of pictures: bring the movement to whole pictures.
+    image, template = extents[:, 0], extents[:, 1]
+    whole = transforms[:, :, :2] * image[:, :, None] / template[:, None, :]
+    scales = np.linalg.svd(whole, compute_uv=False)
+    largest, smallest = scales[:, 0], np.maximum(scales[:, 1], 1e-6)
+    return (
+        (largest <= limits.zoom)
+        & (smallest >= 1 / limits.zoom)
+        & (largest / smallest <= limits.stretch)
+    )
