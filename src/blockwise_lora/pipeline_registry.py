@@ -7,7 +7,7 @@ from kedro.pipeline import Pipeline
 
 # In the order in which data walks through them; the default job is all but pretraining.
 DEFAULT = ("curation", "training", "combination", "evaluation")
-PIPELINES = (*DEFAULT, "pretraining")
+PIPELINES = (*DEFAULT, "sweep", "pretraining")
 
 
 def register_pipelines() -> dict[str, Pipeline]:
@@ -18,5 +18,6 @@ def register_pipelines() -> dict[str, Pipeline]:
         name: import_module(f"{__package__}.pipelines.{name}").create_pipeline()
         for name in PIPELINES
     }
+    pipelines["search"] = import_module(f"{__package__}.pipelines.sweep").create_search()
     pipelines["__default__"] = sum((pipelines[name] for name in DEFAULT), Pipeline([]))
     return pipelines

@@ -15,7 +15,9 @@ logger = logging.getLogger(__name__)
 # Last part of a dataset's name: `character.loss` and `style.loss` are treated alike.
 VARIANT_RESULTS = ("adapter", "loss", "samples")
 COMPARISON_RESULTS = ("evaluation", "evaluation_table", "grid", "report")
-RECORDED = (*VARIANT_RESULTS, *COMPARISON_RESULTS)
+SWEEP_RECORDS = ("sweep_records", "search_records")
+SWEEP_PAGES = ("sweep_report", "search_report", "sweep_figures", "search_figures")
+RECORDED = (*VARIANT_RESULTS, *COMPARISON_RESULTS, *SWEEP_RECORDS, *SWEEP_PAGES)
 LIBRARIES = ("blockwise-lora", "torch", "diffusers", "transformers", "peft", "kedro", "mlflow")
 
 
@@ -78,6 +80,11 @@ class Recorder:
             self._tracker.log_path(self._run, path, "samples")
         elif kind == "evaluation":
             self._record_scores(data)
+        elif kind in SWEEP_RECORDS:
+            for record in data:
+                self._record_mask(record)
+        elif kind in SWEEP_PAGES and path:
+            self._tracker.log_path(self._tracker.parent, path, kind.replace("_", "/"))
         elif kind in COMPARISON_RESULTS and path:
             self._tracker.log_path(self._tracker.parent, path, "comparison")
             if kind == "grid":
@@ -103,6 +110,23 @@ class Recorder:
         for variant, run in self._compared().items():
             scores = _numbers(evaluation.get("variants", {}).get(variant, {}))
             self._tracker.log_scores(run, scores)
+
+    def _record_mask(self, record: Any) -> None:
+        """A sweep's `MaskRecord`: one run for the same adapters, however often they are scored."""
+        found = self._tracker.find(record.name, {"sweep.key": record.key}, here=True)
+        if found:
+            run = found
+            self._tracker.resume(run)
+        else:
+            tags = {**record.tags, "sweep.key": record.key}
+            run = self._tracker.start(record.name, tags | self._origin())
+            for concept, losses in record.losses.items():
+                self._tracker.log_series(run, f"{concept}.loss", enumerate(losses, 1))
+            for concept, folder in record.adapters.items():
+                self._tracker.log_path(run, folder, f"adapters/{concept}")
+        self._tracker.log_parameters(run, flatten(record.parameters))
+        self._tracker.log_scores(run, record.scores)
+        self._tracker.log_picture(run, record.sheet, "samples.png")
 
     def _relevant(self) -> dict[str, Any]:
         """The parameters of this run: without the other variants and without pretraining."""

@@ -195,6 +195,10 @@ class Tracker:
         else:
             self.client.log_artifact(run_id, str(path), folder)
 
+    def log_picture(self, run_id: str, picture: Any, name: str) -> None:
+        """Record a Pillow picture as an artifact that MLflow's page shows."""
+        self.client.log_image(run_id, picture, artifact_file=name)
+
     def close(self, status: str = "FINISHED") -> None:
         """End the runs that are open. A second call does nothing."""
         while self._open:

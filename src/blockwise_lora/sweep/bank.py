@@ -24,7 +24,7 @@ from blockwise_lora.diffusion.trained import TrainedAdapter, configuration_hash_
 from blockwise_lora.diffusion.trainer import Failed, Job, Trained, train_many
 from blockwise_lora.imagesets import ImageSet
 
-COST_FILE = "cost.json"
+COST_FILE, LOSS_FILE = "cost.json", "losses.json"
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,11 @@ class Entry:
             AdapterError: it is missing or damaged.
         """
         return read_adapter(self.folder)
+
+    @property
+    def losses(self) -> tuple[float, ...]:
+        """Of every step of its training."""
+        return tuple(json.loads((self.folder / LOSS_FILE).read_text(encoding="utf-8")))
 
     @property
     def cost(self) -> Cost:
@@ -172,6 +177,7 @@ def _store(
     with replace_folder(entry.folder) as staging:
         finished.write(staging)
         write_text(staging / COST_FILE, json.dumps({"seconds": seconds, "parameters": values}))
+        write_text(staging / LOSS_FILE, json.dumps(trained.losses))
     on_trained(entry, finished)
 
 

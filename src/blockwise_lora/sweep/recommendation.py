@@ -20,7 +20,7 @@ from blockwise_lora.sweep.outcome import Outcome, Tried, assess, row_of
 from blockwise_lora.sweep.pictures import Brief, Studio
 from blockwise_lora.sweep.search import OBJECTIVES, Guess, promising, recommend, screen
 from blockwise_lora.sweep.sensitivity import needs
-from blockwise_lora.sweep.studies import CONCEPTS, FULL, Pair, one_at_a_time
+from blockwise_lora.sweep.studies import CONCEPTS, FULL, Pair, skip
 from blockwise_lora.sweep.workshop import Workshop
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,8 @@ class Found:
         screened: candidates that were looked at without training, best first.
         trained: those that were trained, with their scores on the search's pictures.
         recommended: the pair to use.
+        outcome: on the search's pictures: the full pair, the trained candidates, and each block of
+            the full adapters switched off.
         confirmed: the recommended pair beside the full one, on prompts and seeds that the search
             did not see: its scores are what to expect.
         seconds: of the search, confirmation left out.
@@ -71,6 +73,7 @@ class Found:
     screened: tuple[Guess, ...]
     trained: tuple[Guess, ...]
     recommended: Pair
+    outcome: Outcome
     confirmed: Outcome
     seconds: float
 
@@ -122,7 +125,12 @@ class Search:
         seconds = time.monotonic() - began
         best = recommend(trained).candidate.pair
         return Found(
-            tuple(screened), tuple(trained), best, self._confirm(best, confirm, questions), seconds
+            screened=tuple(screened),
+            trained=tuple(trained),
+            recommended=best,
+            outcome=self._outcome([guess.candidate.pair for guess in trained]),
+            confirmed=self._confirm(best, confirm, questions),
+            seconds=seconds,
         )
 
     def _screen(self, studio: Studio, until: float) -> None:
@@ -141,9 +149,7 @@ class Search:
 
     def _needs(self, studio: Studio) -> dict[str, float]:
         """From switching each block off in either full adapter."""
-        blocks = tuple(dict.fromkeys(b for names in self.space.blocks.values() for b in names))
-        skips = one_at_a_time(blocks)[: len(blocks)]
-        pairs = [FULL_PAIR, *(Pair(m, FULL) for m in skips), *(Pair(FULL, m) for m in skips)]
+        pairs = [FULL_PAIR, *self._skips()]
         rows = {pair: row_of(pair, "ablated") for pair in pairs}
         samples = [
             Sample(rows[pair], r.prompt_index, r.seed, picture)
@@ -152,7 +158,27 @@ class Search:
         ]
         judged = self._judge(studio, samples)
         found = effects(judged, rows.values(), rows[FULL_PAIR], self.shop.bootstrap)
-        return needs(found, blocks)
+        return needs(found, self._blocks)
+
+    @property
+    def _blocks(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(b for names in self.space.blocks.values() for b in names))
+
+    def _skips(self) -> list[Pair]:
+        skips = [skip(block) for block in self._blocks]
+        return [Pair(m, FULL) for m in skips] + [Pair(FULL, m) for m in skips]
+
+    def _outcome(self, trained: Sequence[Pair]) -> Outcome:
+        """Everything on the search's own pictures; most of them were sampled before."""
+        with self.shop.studio(self.brief) as studio:
+            tried = [
+                Tried(p, "trained", studio.samples(self.shop.trained(p)))
+                for p in dict.fromkeys((FULL_PAIR, *trained))
+            ]
+            tried += [
+                Tried(p, "ablated", studio.samples(self.shop.ablated(p))) for p in self._skips()
+            ]
+            return self._assess("search", tried, studio, self.questions)
 
     def _train(self, guesses: Sequence[Guess]) -> list[Guess]:
         """Train the finalists in as few passes as may be, and score them."""
@@ -191,11 +217,13 @@ class Search:
                 Tried(p, "trained", studio.samples(self.shop.trained(p)))
                 for p in dict.fromkeys((FULL_PAIR, pair))
             ]
-            base = studio.base_samples()
-        shop = self.shop
-        return assess(
-            "confirmation", tried, base, shop.panel, questions, shop.references, shop.bootstrap
-        )
+            return self._assess("confirmation", tried, studio, questions)
+
+    def _assess(
+        self, name: str, tried: Sequence[Tried], studio: Studio, questions: Sequence[Question]
+    ) -> Outcome:
+        shop, base = self.shop, studio.base_samples()
+        return assess(name, tried, base, shop.panel, questions, shop.references, shop.bootstrap)
 
 
 def _kept_apart(search: Brief, confirm: Brief) -> None:

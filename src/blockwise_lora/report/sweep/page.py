@@ -93,7 +93,7 @@ def render(report: SweepReport) -> str:
         strips=_strips(pair, report.model),
         expected=_expected(expected, pair),
         confirmed=report.found is not None,
-        sentences=tell(HeatMap.skipping(report.outcome, report.blocks)),
+        sentences=tell(_evidence(report)),
         command=report.command.format(character=pair.character, style=pair.style),
         figures={name: Markup(svg(figure)) for name, figure in report.figures.items()},
         agreements=report.outcome.agreements,
@@ -102,6 +102,12 @@ def render(report: SweepReport) -> str:
         rows=_rows(report.outcome),
         costs=[(c, m, cost) for c, masks in report.costs.items() for m, cost in masks.items()],
     )
+
+
+def _evidence(report: SweepReport) -> HeatMap:
+    """Blocks that were trained without, or else switched off."""
+    trained = HeatMap.skipping(report.outcome, report.blocks)
+    return HeatMap.skipping(report.outcome, report.blocks, "ablated") if trained.empty else trained
 
 
 def svg(figure: Figure) -> str:

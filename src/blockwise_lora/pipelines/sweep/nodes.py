@@ -1,0 +1,181 @@
+"""Nodes of the pipelines `sweep` and `search`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blockwise_lora.pipelines.sweep.config import SearchConfig, SweepConfig
+from blockwise_lora.pipelines.sweep.setting import (
+    comparison_prompts,
+    open_workshop,
+    own_prompts,
+)
+from blockwise_lora.pipelines.training.recipes import CONCEPTS
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from blockwise_lora.imagesets import ImageSet
+    from blockwise_lora.report.sweep.page import SweepReport
+    from blockwise_lora.sweep.outcome import Outcome
+    from blockwise_lora.sweep.records import MaskRecord
+    from blockwise_lora.sweep.studies import Study
+    from blockwise_lora.sweep.workshop import Workshop
+
+
+def run_study(
+    character_images: ImageSet,
+    style_images: ImageSet,
+    bank: Path,
+    pictures: Path,
+    **parameters: Any,
+) -> tuple[SweepReport, list[MaskRecord]]:
+    """Train, ablate and judge every pair of the study.
+
+    Args:
+        character_images: the character's curated pictures.
+        style_images: the style's.
+        bank: folder of adapters, looked up and added to.
+        pictures: folder of sampled pictures, likewise.
+        parameters: the groups that `open_workshop` takes.
+    """
+    from blockwise_lora.sweep.workshop import run_study as run
+
+    config = SweepConfig.of(parameters["sweep"])
+    images = {"character": character_images, "style": style_images}
+    shop = open_workshop(images, parameters, bank, pictures)
+    brief, questions = own_prompts(config, config.first_seed, parameters)
+    outcome = run(shop, _study(config, shop), brief, questions)
+    texts = [question.text for question in questions]
+    return _report(shop, outcome, None, texts, "sweep", parameters), _records(shop, outcome)
+
+
+def run_search(
+    character_images: ImageSet,
+    style_images: ImageSet,
+    bank: Path,
+    pictures: Path,
+    **parameters: Any,
+) -> tuple[SweepReport, list[MaskRecord]]:
+    """Search for one pair of masks, and confirm it on the comparison's prompts and seeds.
+
+    Args:
+        character_images: the character's curated pictures.
+        style_images: the style's.
+        bank: folder of adapters, looked up and added to.
+        pictures: folder of sampled pictures, likewise.
+        parameters: the groups that `open_workshop` takes.
+    """
+    from blockwise_lora.sweep.candidates import Space
+    from blockwise_lora.sweep.recommendation import Budget, Search
+    from blockwise_lora.sweep.search import open_study
+
+    config = SweepConfig.of(parameters["sweep"])
+    wanted: SearchConfig = config.search
+    images = {"character": character_images, "style": style_images}
+    shop = open_workshop(images, parameters, bank, pictures)
+    specs = {c: shop.lessons[c].spec for c in CONCEPTS}
+    search = Search(
+        shop,
+        Space.of(shop.blocks, specs, wanted.ranks),
+        open_study(_study_name(shop), wanted.storage, parameters["seed"]),
+        *own_prompts(config, wanted.first_seed, parameters),
+        Budget(wanted.trainings, wanted.screening, wanted.finalists),
+    )
+    found = search.run(*comparison_prompts(style_images, parameters))
+    texts = [question.text for question in search.questions]
+    report = _report(shop, found.outcome, found, texts, "search", parameters)
+    return report, _records(shop, found.outcome)
+
+
+def summarise(report: SweepReport) -> dict[str, Any]:
+    """Scores and effects of every pair, and the recommendation, for programs."""
+    from blockwise_lora.sweep.records import to_json
+
+    return to_json(report.outcome, report.found)
+
+
+def tabulate(report: SweepReport) -> pd.DataFrame:
+    """A line for each pair."""
+    import pandas as pd
+
+    from blockwise_lora.sweep.records import to_rows
+
+    return pd.DataFrame(to_rows(report.outcome))
+
+
+def draw(report: SweepReport) -> dict[str, Figure]:
+    """Heat maps and the Pareto plot."""
+    return report.figures
+
+
+def write_report(report: SweepReport) -> str:
+    """The page."""
+    from blockwise_lora.report.sweep.page import render
+
+    return render(report)
+
+
+def _study(config: SweepConfig, shop: Workshop) -> Study:
+    from blockwise_lora.sweep.studies import Pair, named_study, own_study
+
+    specs = {c: shop.lessons[c].spec for c in CONCEPTS}
+    if isinstance(config.study, str):
+        return named_study(config.study, shop.blocks, **specs)
+    pairs = [Pair(pair.character, pair.style) for pair in config.study]
+    return own_study("own", pairs, shop.blocks, **specs)
+
+
+def _study_name(shop: Workshop) -> str:
+    """Workers of one search share it; another data set, model or method is another search."""
+    keys = [shop.entry(concept, "all").key[:12] for concept in CONCEPTS]
+    return f"blockwise-lora {' '.join(keys)}"
+
+
+def _records(shop: Workshop, outcome: Outcome) -> list[MaskRecord]:
+    from blockwise_lora.sweep.records import mask_records
+
+    return mask_records(shop, outcome)
+
+
+def _report(
+    shop: Workshop, outcome: Outcome, found, texts, pipeline: str, parameters: Mapping[str, Any]
+) -> SweepReport:
+    from blockwise_lora.report.sweep.page import SweepReport
+
+    environment = parameters["evaluation"].get("environment")
+    env = f" --env {environment}" if environment else ""
+    spec = shop.lessons["character"].spec
+    costs = {c: {} for c in CONCEPTS}
+    for pair in outcome.trained:
+        for concept in CONCEPTS:
+            mask = getattr(pair, concept)
+            costs[concept][mask] = shop.entry(concept, mask).cost
+    method = "".join(f",{c}.method={spec.method},{c}.rank={spec.rank}" for c in CONCEPTS)
+    return SweepReport(
+        title=f"Which blocks? {outcome.study.capitalize()}: "
+        f"{parameters['character']['class_word']} in {Path(parameters['style']['pictures']).name}",
+        outcome=outcome,
+        found=found,
+        model=shop.blocks,
+        prompts=tuple(texts),
+        costs=costs,
+        command=f"kedro run{env} --params variant=own,character.blocks={{character}},"
+        f"style.blocks={{style}}{method}",
+        commands=(f"kedro run{env} --pipelines curation,{pipeline}",),
+        settings={
+            "method": f"{spec.method}, rank {spec.rank}",
+            "training": f"{shop.lessons['character'].config.steps} steps, "
+            f"{shop.at_once} adapters in a pass",
+            "study": str(outcome.study),
+        },
+        provenance={
+            "base model": f"{shop.base.name}, sha256 {shop.base.sha256}",
+            "CLIP judge": f"sha256 {shop.panel.clip.sha256}",
+            "DINO judge": f"sha256 {shop.panel.dino.sha256}",
+            **{f"{c}'s pictures": f"sha256 {shop.lessons[c].images.sha256}" for c in CONCEPTS},
+        },
+    )

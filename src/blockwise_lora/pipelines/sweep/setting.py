@@ -1,0 +1,114 @@
+"""From parameters and curated sets to what a sweep works with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blockwise_lora.parameters import typed
+from blockwise_lora.pipelines.evaluation.config import EvaluationConfig
+from blockwise_lora.pipelines.evaluation.evidence import OpenedSet, to_questions
+from blockwise_lora.pipelines.sweep.config import SweepConfig
+from blockwise_lora.pipelines.training.recipes import CONCEPTS, resolve, words
+
+if TYPE_CHECKING:
+    from blockwise_lora.diffusion.prompts import PromptTemplate
+    from blockwise_lora.imagesets import ImageSet
+    from blockwise_lora.judges.samples import Question
+    from blockwise_lora.sweep.bank import Lesson
+    from blockwise_lora.sweep.pictures import Brief
+    from blockwise_lora.sweep.workshop import Workshop
+
+
+def open_workshop(
+    images: Mapping[str, ImageSet], parameters: Mapping[str, Any], bank: Path, pictures: Path
+) -> Workshop:
+    """Load model and judges.
+
+    Args:
+        images: concept to its curated pictures.
+        parameters: every parameter group that the sweep's nodes take, by name.
+        bank: folder of adapters.
+        pictures: folder of sampled pictures.
+    """
+    from blockwise_lora.diffusion.base import load_from_parameters
+    from blockwise_lora.diffusion.checkpoints import user_cache
+    from blockwise_lora.judges.panel import Panel
+    from blockwise_lora.judges.samples import References
+    from blockwise_lora.sweep.bank import Bank
+    from blockwise_lora.sweep.workshop import Workshop
+
+    config = SweepConfig.of(parameters["sweep"])
+    judging = EvaluationConfig.of(parameters["evaluation"])
+    device = parameters["device"]
+    return Workshop(
+        base=load_from_parameters(parameters["base_model"], device),
+        lessons={c: _lesson(c, images[c], config.variant, parameters) for c in CONCEPTS},
+        panel=Panel.load(judging.judge_config(), device),
+        references=References(**{c: OpenedSet.of(images[c]).pictures for c in CONCEPTS}),
+        bank=Bank(bank),
+        pictures=pictures,
+        bootstrap=judging.bootstrap_config(),
+        at_once=config.at_once,
+        checkpoint_dir=user_cache() / "checkpoints",
+        cache_dir=user_cache() / "latents",
+    )
+
+
+def _lesson(name: str, images: ImageSet, variant: str, parameters: Mapping[str, Any]) -> Lesson:
+    from blockwise_lora.sweep.bank import Lesson
+
+    recipe = resolve(
+        name,
+        concept=parameters[name],
+        variant=variant,
+        variants=parameters["variants"],
+        training=parameters["training"],
+        seed=parameters["seed"],
+    )
+    meaning = {"concept": name, "trigger": recipe.concept.trigger}
+    meaning["class_word"] = recipe.concept.class_word
+    return Lesson(name, images, recipe.spec, recipe.config, meaning)
+
+
+def own_prompts(config: SweepConfig, first_seed: int, parameters: Mapping[str, Any]):
+    """The sweep's own prompts: what is asked, and how the judges see it.
+
+    Returns:
+        A `Brief` and its questions, which know no true picture.
+    """
+    from blockwise_lora.diffusion.prompts import fill_all
+    from blockwise_lora.judges.samples import Question
+
+    concepts = {c: words(c, parameters[c]) for c in CONCEPTS}
+    plain = fill_all(config.prompts, "base", concepts["character"], concepts["style"])
+    seeds = range(first_seed, first_seed + config.pictures_per_prompt)
+    return _brief(config.prompts, seeds, parameters), [Question(text) for text in plain]
+
+
+def comparison_prompts(
+    style: ImageSet, parameters: Mapping[str, Any]
+) -> tuple[Brief, Sequence[Question]]:
+    """The prompts and seeds of the comparison of variants, with their true pictures."""
+    from blockwise_lora.diffusion.prompts import fill_all, parse_prompts
+    from blockwise_lora.diffusion.samples import CombinationConfig
+
+    prompts: list[PromptTemplate] = parse_prompts(parameters["prompts"])
+    templates = tuple(prompt.text for prompt in prompts)
+    concepts = {c: words(c, parameters[c]) for c in CONCEPTS}
+    plain = fill_all(templates, "base", concepts["character"], concepts["style"])
+    opened, folder = OpenedSet.of(style), parameters["style"]["pictures"]
+    questions = to_questions(prompts, plain, parameters["truth"], opened, folder)
+    combination = typed(CombinationConfig, parameters["combination"], "combination")
+    seeds = range(parameters["seed"], parameters["seed"] + combination.pictures_per_prompt)
+    return _brief(templates, seeds, parameters), questions
+
+
+def _brief(templates: Sequence[str], seeds: Sequence[int], parameters: Mapping[str, Any]) -> Brief:
+    from blockwise_lora.diffusion.samples import CombinationConfig
+    from blockwise_lora.sweep.pictures import Brief
+
+    combination = typed(CombinationConfig, parameters["combination"], "combination")
+    concepts = {c: words(c, parameters[c]) for c in CONCEPTS}
+    return Brief(tuple(templates), tuple(seeds), **concepts, sampling=combination.sampling)

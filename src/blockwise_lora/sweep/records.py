@@ -1,0 +1,157 @@
+"""A sweep for programs: JSON, table rows, and one record a mask for whoever keeps records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from blockwise_lora.judges.bootstrap import Interval
+from blockwise_lora.parameters import asdict
+from blockwise_lora.sweep.bank import Entry
+from blockwise_lora.sweep.outcome import Kind, Outcome, row_of
+from blockwise_lora.sweep.recommendation import Found
+from blockwise_lora.sweep.studies import CONCEPTS, FULL, Pair
+from blockwise_lora.sweep.workshop import Workshop
+
+
+@dataclass(frozen=True)
+class MaskRecord:
+    """What there is to record of one trained pair; where one mask varies, of that mask.
+
+    Attributes:
+        name: such as "character: all+in0:0".
+        key: the same for the same adapters, so that a record is found again.
+        tags: masks and hashes.
+        parameters: of adapters and training, nested.
+        scores: score to mean; `effect.<score>` against the full pair.
+        losses: concept to the loss of every step, of the masks that vary.
+        adapters: concept to the adapter's folder, likewise.
+        sheet: the pair's pictures, as PNG files in a folder; None where there are none.
+    """
+
+    name: str
+    key: str
+    tags: Mapping[str, str]
+    parameters: Mapping[str, Any]
+    scores: Mapping[str, float]
+    losses: Mapping[str, tuple[float, ...]]
+    adapters: Mapping[str, Path]
+    sheet: Any
+
+
+def mask_records(shop: Workshop, outcome: Outcome) -> list[MaskRecord]:
+    """One record for each trained pair, in the order of the study."""
+    return [_record(shop, outcome, pair) for pair in outcome.trained]
+
+
+def _record(shop: Workshop, outcome: Outcome, pair: Pair) -> MaskRecord:
+    entries = {c: shop.entry(c, getattr(pair, c)) for c in CONCEPTS}
+    varied = [c for c in CONCEPTS if getattr(pair, c) != FULL] or list(CONCEPTS)
+    tags = {f"mask.{c}": getattr(pair, c) for c in CONCEPTS}
+    tags |= {f"adapter.{c}.key": entries[c].key for c in CONCEPTS}
+    return MaskRecord(
+        name="; ".join(f"{c}: {getattr(pair, c)}" for c in varied),
+        key="-".join(entries[c].key[:16] for c in CONCEPTS),
+        tags=tags | {"study": outcome.study},
+        parameters={c: _parameters(shop, c, entries[c]) for c in CONCEPTS},
+        scores=_means(outcome, pair),
+        losses={c: entries[c].losses for c in varied},
+        adapters={c: entries[c].folder for c in varied},
+        sheet=_sheet(outcome, pair),
+    )
+
+
+def _parameters(shop: Workshop, concept: str, entry: Entry) -> dict[str, Any]:
+    lesson = shop.lessons[concept]
+    spec = asdict(lesson.masked(entry.mask))
+    ranks = lesson.masked(entry.mask).mask.ranks(shop.blocks, lesson.spec.rank)
+    coarse = {c: max(ranks[s] for s in subs) for c, subs in shop.blocks.coarse.items()}
+    cost = entry.cost
+    taken = {"seconds": cost.seconds, "trained_values": cost.parameters, "bytes": cost.file_bytes}
+    return {**spec, "rank_of": coarse, "training": asdict(lesson.config), "cost": taken}
+
+
+def _means(outcome: Outcome, pair: Pair) -> dict[str, float]:
+    row = row_of(pair)
+    scores = {s: by.mean for s, by in outcome.scores[row].items()}
+    scores |= {f"effect.{s}": by.mean for s, by in outcome.effects[row].items()}
+    return {name: mean for name, mean in scores.items() if not math.isnan(mean)}
+
+
+def _sheet(outcome: Outcome, pair: Pair):
+    from PIL import Image
+
+    mine = [s for s in outcome.judged.samples if s.row == row_of(pair)]
+    prompts = sorted({s.prompt for s in mine})
+    seeds = sorted({s.seed for s in mine})
+    side = mine[0].picture.width
+    sheet = Image.new("RGB", (side * len(seeds), side * len(prompts)), "white")
+    for s in mine:
+        sheet.paste(s.picture, (side * seeds.index(s.seed), side * prompts.index(s.prompt)))
+    return sheet
+
+
+def to_json(outcome: Outcome, found: Found | None = None) -> dict[str, Any]:
+    """Everything that the page says in numbers; what is not known is null."""
+    told = {
+        "study": outcome.study,
+        "best": asdict(outcome.best),
+        "frontier": [asdict(pair) for pair in outcome.frontier],
+        "pairs": [
+            {
+                **asdict(pair),
+                "how": kind,
+                "scores": _told(outcome.scores[row_of(pair, kind)]),
+                "effects": _told(outcome.effects[row_of(pair, kind)]),
+            }
+            for pair, kind in _all(outcome)
+        ],
+        "agreement": {
+            concept: [
+                {
+                    "score": a.score,
+                    "correlation": _number(a.correlation),
+                    "masks": a.n,
+                    "contradicted": list(a.contradicted),
+                }
+                for a in found_
+            ]
+            for concept, found_ in outcome.agreements.items()
+        },
+    }
+    if found:
+        told["recommended"] = asdict(found.recommended)
+        told["confirmed"] = _told(found.confirmed.scores[row_of(found.recommended)])
+        told["confirmed_effect"] = _told(found.confirmed.effects[row_of(found.recommended)])
+        told["search_seconds"] = found.seconds
+    return told
+
+
+def to_rows(outcome: Outcome) -> list[dict[str, Any]]:
+    """Flat rows: masks, how, each score with its limits."""
+    rows = []
+    for pair, kind in _all(outcome):
+        row: dict[str, Any] = {**asdict(pair), "how": kind, "frontier": pair in outcome.frontier}
+        for score, by in outcome.scores[row_of(pair, kind)].items():
+            row |= {score: by.mean, f"{score}_low": by.low, f"{score}_high": by.high}
+        rows.append(row)
+    return rows
+
+
+def _all(outcome: Outcome) -> list[tuple[Pair, Kind]]:
+    return [(p, "trained") for p in outcome.trained] + [(p, "ablated") for p in outcome.ablated]
+
+
+def _told(intervals: Mapping[str, Interval]) -> dict[str, dict[str, float | None]]:
+    return {
+        score: {"mean": _number(by.mean), "low": _number(by.low), "high": _number(by.high)}
+        for score, by in intervals.items()
+        if by.n
+    }
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
