@@ -13,11 +13,15 @@ export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := true
 
-.PHONY: run test mlflow viz clean help
+.PHONY: run sweep test mlflow viz clean help
 
 run: $(STAMP)  ## train all variants, compare them, say where to look
-	@BLOCKWISE_LORA_INVOCATION="make run $$(date '+%Y-%m-%d %H:%M:%S')" dvc repro
+	@BLOCKWISE_LORA_INVOCATION="make run $$(date '+%Y-%m-%d %H:%M:%S')" dvc repro evaluate
 	@blockwise-lora results
+
+sweep: $(STAMP)  ## which blocks? train, score and compare many masks
+	@BLOCKWISE_LORA_INVOCATION="make sweep $$(date '+%Y-%m-%d %H:%M:%S')" dvc repro sweep
+	@echo "data/08_reporting/sweep/report.html"
 
 test: $(STAMP)  ## lint and test
 	ruff check .

@@ -65,7 +65,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = variants.read_text()
     variants.write_text(text.replace("[lora, locon, blockwise]", "[lora, blockwise]"))
     run(copy, "dvc", "init", "--no-scm", "--quiet")
-    run(copy, "dvc", "repro")
+    run(copy, "dvc", "repro", "evaluate")
     return copy
 
 
@@ -119,7 +119,7 @@ def test_the_record_has_one_run_a_variant_under_one_parent(record):
 
 
 def test_a_second_run_does_nothing(project):
-    said = run(project, "dvc", "repro")
+    said = run(project, "dvc", "repro", "evaluate")
     assert "Running stage" not in said
     assert "up to date" in said
 
@@ -169,3 +169,56 @@ def test_the_notebook_runs(project, monkeypatch):
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(pictures) >= 5
+
+
+def sweep_runs(record: Tracker) -> dict[str, object]:
+    """Runs of the sweep's masks by name."""
+    (experiment,) = record.client.search_experiments(filter_string="name LIKE '%-test'")
+    runs = record.client.search_runs([experiment.experiment_id], "tags.study LIKE '%'")
+    return {r.info.run_name: r for r in runs if "sweep.key" in r.data.tags}
+
+
+def test_a_sweep_says_which_blocks_and_records_every_mask(project, record):
+    run(project, "kedro", "run", "--pipelines", "sweep")
+    folder = project / "data" / "08_reporting" / "sweep"
+    scores = json.loads((folder / "scores.json").read_text())
+    assert [p["how"] for p in scores["pairs"]].count("trained") == 3
+    assert "Train the character on" in (folder / "report.html").read_text(encoding="utf-8")
+    assert {"pareto.png", "skipped.svg"} <= {p.name for p in (folder / "figures").iterdir()}
+    runs = sweep_runs(record)
+    assert set(runs) == {"character: all; style: all", "character: all+mid:0", "style: out3"}
+    mask = runs["style: out3"]
+    assert mask.data.tags["mask.style"] == "out3"
+    assert mask.data.tags["mlflow.parentRunId"] == record.parent
+    assert mask.data.params["style.rank_of.out3"] == "8"
+    assert mask.data.params["style.rank_of.mid"] == "0"
+    assert {"style.loss", "identity", "effect.style"} <= set(mask.data.metrics)
+    artifacts = {a.path for a in record.client.list_artifacts(mask.info.run_id)}
+    assert {"adapters", "samples.png"} <= artifacts
+
+
+def test_adding_a_mask_to_a_sweep_trains_one_mask(project, record):
+    bank = project / "data" / "06_models" / "sweep"
+    before = {p: p.stat().st_mtime_ns for p in bank.glob("*/*/*.safetensors")}
+    parameters = project / "conf" / "test" / "parameters_sweep.yml"
+    text = parameters.read_text()
+    parameters.write_text(
+        text.replace(
+            "    - {character: all, style: out3}\n",
+            "    - {character: all, style: out3}\n    - {style: mid}\n",
+        )
+    )
+    run(project, "kedro", "run", "--pipelines", "sweep")
+    after = {p: p.stat().st_mtime_ns for p in bank.glob("*/*/*.safetensors")}
+    assert {p: t for p, t in after.items() if p in before} == before
+    assert len({p.parent for p in set(after) - set(before)}) == 1
+    assert len(sweep_runs(record)) == 4, "no mask has two runs"
+
+
+def test_a_search_ends_with_a_pair_that_can_be_run(project):
+    run(project, "kedro", "run", "--pipelines", "search")
+    folder = project / "data" / "08_reporting" / "search"
+    told = json.loads((folder / "scores.json").read_text())
+    assert {"character", "style"} == set(told["recommended"])
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert f"character.blocks={told['recommended']['character']}" in page

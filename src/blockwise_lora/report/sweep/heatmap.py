@@ -14,7 +14,9 @@ from blockwise_lora.sweep.effects import SCORES
 from blockwise_lora.sweep.outcome import Kind, Outcome, row_of
 from blockwise_lora.sweep.studies import CONCEPTS, FULL, Concept, Pair, skip
 
-UNITS = {"identity": "share of the gap", "style": "share of the gap", "prompt": "cosine"}
+FULL_COLOUR = {"identity": 0.2, "style": 0.2, "prompt": 0.05}
+"""The least effect that may have the strongest colour: small ones stay pale even among themselves.
+Identity and style are shares of the way from base to real pictures, prompt is a cosine."""
 COLOURS = "RdBu"
 """Red: the pair is worse off without; blue: it is better off; also told apart in grey by number."""
 
@@ -67,7 +69,10 @@ class HeatMap:
         means = np.array(
             [[np.nan if by is None else by.mean for by in self.cells[row]] for row in self.rows]
         )
-        limits = [np.nanmax(np.abs(means[[i]]), initial=1e-6) for i in range(len(self.rows))]
+        limits = [
+            np.nanmax(np.abs(means[[i]]), initial=FULL_COLOUR[score])
+            for i, (_, score) in enumerate(self.rows)
+        ]
         figure = Figure(figsize=(1.6 + 0.95 * len(self.blocks), 0.9 + 0.55 * len(self.rows)))
         axes = figure.add_subplot()
         # Each row has colours of its own: cosines and shares of a gap have no common scale.
