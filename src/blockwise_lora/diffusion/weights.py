@@ -13,7 +13,9 @@ from pathlib import Path
 from blockwise_lora.errors import UserError
 
 COMPONENTS = ("unet", "vae", "text_encoder")
-"""The parts of a diffusers folder that hold weights."""
+"""The parts of a diffusers folder that hold weights; SDXL has `SECOND`, too."""
+
+SECOND = "text_encoder_2"
 
 _PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
 _HEADER_LIMIT = 100_000_000  # safetensors' own limit, bytes
@@ -69,7 +71,7 @@ def component_files(folder: Path) -> tuple[str | None, list[Path]]:
         BaseModelError: naming the missing or broken part.
     """
     variants, files = set(), []
-    for name in COMPONENTS:
+    for name in (*COMPONENTS, *([SECOND] if (folder / SECOND).is_dir() else [])):
         part = folder / name
         if not (part / "config.json").is_file():
             raise BaseModelError(
@@ -134,20 +136,34 @@ def hub_snapshot(source: str) -> Path:
     Raises:
         BaseModelError: no such model, no access, or no network and not in the local cache.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    folders = (*COMPONENTS, "scheduler", "tokenizer")
+    folders = (*COMPONENTS, SECOND, "scheduler", "tokenizer", "tokenizer_2")
     endings = ("*.json", "*.txt", "*.model", "*.safetensors")
     wanted = ["model_index.json"] + [f"{f}/{e}" for f in folders for e in endings]
     unwanted = ["*.fp16.safetensors", "*.non_ema.safetensors", "*flax*", "*onnx*"]
+    return _from_hub(source, f"base_model.source: {source!r}", wanted, unwanted)
+
+
+def hub_configurations(source: str) -> Path:
+    """Fetch the configurations of a model's denoiser and text encoders from the hub, no weights.
+
+    Raises:
+        BaseModelError: as `hub_snapshot`.
+    """
+    folders = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
+    return _from_hub(source, repr(source), [f"{folder}/config.json" for folder in folders], [])
+
+
+def _from_hub(source: str, who: str, wanted: list[str], unwanted: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
     try:
         return Path(snapshot_download(source, allow_patterns=wanted, ignore_patterns=unwanted))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BaseModelError(
-            f"base_model.source: {source!r} is neither a folder or file here nor a model that the "
-            f"hub gave{offline}: {first}. Check the spelling and the network (a gated model needs "
-            f"`hf auth login`), or name a local folder or .safetensors file."
+            f"{who} is neither a folder or file here nor a model that the hub gave{offline}: "
+            f"{first}. Check the spelling and the network (a gated model needs `hf auth login`), "
+            f"or name a local folder or .safetensors file."
         ) from error
