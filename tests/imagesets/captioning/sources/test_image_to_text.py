@@ -82,6 +82,89 @@ def test_two_runs_agree_and_leave_the_global_generator_alone(folder, subjects):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+SIGNS = ["<pad>", "<s>", "</s>", "<unk>", "<image>", *WORDS[5:], "what", "does", "image", "?"]
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+SMALL |= {"intermediate_size": 16, "initializer_range": 1.0}
+
+
+def tokenizer_of_signs(**special):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(SIGNS)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    names = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names, **special)
+
+
+def blip2():
+    from transformers import (
+        Blip2Config,
+        Blip2ForConditionalGeneration,
+        Blip2Processor,
+        BlipImageProcessor,
+    )
+
+    opt = {"model_type": "opt", "vocab_size": len(SIGNS), "hidden_size": 16, "ffn_dim": 16}
+    opt |= {"num_hidden_layers": 1, "num_attention_heads": 2, "word_embed_proj_dim": 16}
+    opt |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "init_std": 1.0}
+    config = Blip2Config(
+        vision_config=SMALL | {"image_size": 32, "patch_size": 16},
+        qformer_config=SMALL | {"vocab_size": 9, "encoder_hidden_size": 16},
+        text_config=opt | {"max_position_embeddings": 64},
+        num_query_tokens=2,
+        image_token_index=4,
+    )
+    looks = BlipImageProcessor(size={"height": 32, "width": 32})
+    processor = Blip2Processor(looks, tokenizer_of_signs(), num_query_tokens=2)
+    return Blip2ForConditionalGeneration(config), processor, "a photo of"
+
+
+def florence2():
+    from transformers import (
+        CLIPImageProcessor,
+        Florence2Config,
+        Florence2ForConditionalGeneration,
+        Florence2Processor,
+    )
+
+    bart = {"model_type": "bart", "vocab_size": len(SIGNS), "d_model": 16, "init_std": 1.0}
+    bart |= {f"{part}_layers": 1 for part in ("encoder", "decoder")}
+    bart |= {f"{part}_attention_heads": 2 for part in ("encoder", "decoder")}
+    bart |= {f"{part}_ffn_dim": 16 for part in ("encoder", "decoder")}
+    bart |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
+    vision = {"embed_dim": [8, 8, 8, 16], "num_heads": [1, 1, 1, 2], "num_groups": [1, 1, 1, 2]}
+    vision |= {"depths": [1, 1, 1, 1], "projection_dim": 16, "window_size": 2}
+    config = Florence2Config(
+        text_config=bart | {"max_position_embeddings": 64},
+        vision_config=vision | {"max_temporal_embeddings": 4, "max_position_embeddings": 10},
+        image_token_id=4,
+    )
+    square = {"height": 64, "width": 64}
+    # 64 pixels leave 2x2 places after the encoder, and one token stands for all of them.
+    looks = CLIPImageProcessor(size=square, crop_size=square, image_seq_length=5)
+    words = tokenizer_of_signs(extra_special_tokens={"image_token": "<image>"})
+    return Florence2ForConditionalGeneration(config), Florence2Processor(looks, words), "<CAPTION>"
+
+
+@pytest.mark.parametrize("make", [blip2, florence2])
+def test_other_models_write_what_they_write_by_themselves(make, tmp_path, subjects):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, processor, prompt = make()
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    config = ImageToTextConfig(str(tmp_path), prompt=prompt, max_new_tokens=6, beams=1)
+    source = ImageToText.load(config)
+    processor, plain = source.processor, []
+    for subject in subjects:
+        inputs = processor(images=subject.open(), text=prompt, return_tensors="pt")
+        ids = model.eval().generate(**inputs, max_new_tokens=6, num_beams=1, do_sample=False)
+        plain.append(source._tidied(processor.decode(ids[0], skip_special_tokens=True)) or None)
+    assert any(plain)
+    assert source.captions(subjects) == plain
+
+
 def test_pickled_weights_are_not_loaded(folder, tmp_path):
     for file in folder.iterdir():
         if file.suffix == ".json" or file.name == "vocab.txt":
