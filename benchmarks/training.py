@@ -1,0 +1,129 @@
+"""How fast is the trainer, beside diffusers' way, by mask, and with eight adapters in one pass?
+
+    OMP_NUM_THREADS=1 python benchmarks/training.py              # the embedded model, on a CPU
+    python benchmarks/training.py --device cuda --model sd15-random --dtype bfloat16
+
+Everything is measured in turn, round after round, in one process; ratios are medians of the
+rounds' ratios. On a CPU with one thread the clock is the process's own, so that other work on the
+machine counts little. Memory is the peak while training, above what the loaded model takes.
+`sd15-random` has SD 1.5's structure and random weights. Only the plain library is needed. Results
+go to benchmarks/results/training_MODEL_DEVICE.{json,md}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+from pathlib import Path
+
+import torch
+from measuring import GROUP, Bench, against_diffusers, by_mask, many_at_once
+from subjects import EMBEDDED, random_sd15, write_pictures
+
+from blockwise_lora.atomic import write_text
+from blockwise_lora.diffusion.base import load_base
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def page(result: dict) -> str:
+    """The results as Markdown."""
+    about = result["about"]
+    lines = ["# Training speed", "", *(f"- {key}: {value}" for key, value in about.items()), ""]
+    lines += [
+        "## Beside diffusers' way (LoCon on all blocks)",
+        "",
+        f"Same loss from the same noise, to {result['loss_difference']:.1e} relative.",
+        "",
+        "| batch | ours, pictures/s | diffusers' way | speed | peak memory |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {r['batch']} | {r['ours_pictures_s']:.1f} | {r['diffusers_pictures_s']:.1f} | "
+        f"{r['speed_ratio']:.2f}x | {r['memory_ratio']:.2f}x |"
+        for r in result["diffusers"]
+    ]
+    lines += ["", f"Where a step of batch {about['stage batch']} goes, in ms:", ""]
+    lines += ["| part | ms |", "|---|---|"]
+    lines += [f"| {name} | {ms:.1f} |" for name, ms in result["stages"].items()]
+    lines += ["", "## Step time by mask, all blocks = 1", "", "| mask | time |", "|---|---|"]
+    lines += [f"| {name} | {share:.2f} |" for name, share in result["masks"].items()]
+    lines += [
+        "",
+        f"## {about['adapters in one pass']} adapters in one pass over separate runs",
+        "",
+        f"Seeds: all blocks, noise of their own. Masks: {', '.join(GROUP)}; the same noise, so "
+        "that blocks before the first trained one are shared.",
+        "",
+        "| batch | seeds | masks |",
+        "|---|---|---|",
+    ]
+    lines += [f"| {r['batch']} | {r['seeds']:.2f}x | {r['masks']:.2f}x |" for r in result["many"]]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", default="embedded", help="embedded, sd15-random or a folder")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--batches", default="1,4,8", help="for the comparison with diffusers")
+    parser.add_argument("--group-batches", default="1,2,4,8", help="for many adapters at once")
+    parser.add_argument("--adapters", type=int, default=8, help="in one pass, at most 8")
+    parser.add_argument("--method", default="locon")
+    parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=6, help="timed steps of a measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    if options.model == "sd15-random":
+        base = random_sd15(options.device, options.dtype)
+    else:
+        folder = EMBEDDED if options.model == "embedded" else options.model
+        base = load_base(folder, options.device, options.dtype)
+    batches, groups = (
+        [int(n) for n in text.split(",")] for text in (options.batches, options.group_batches)
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        images = write_pictures(Path(scratch) / "set", base.resolution)
+        bench = Bench(base, images, options.method, options.rank, options.steps)
+        bench.ours(["all"], 1)  # warms up
+        stage_batch = 4 if 4 in batches else batches[0]
+        result = {
+            "about": {
+                "model": f"{base.name}, {base.resolution} px, {options.dtype}",
+                "device": _device_name(base.device),
+                "threads": torch.get_num_threads(),
+                "clock": "process time" if bench.clock.of_process else "wall time",
+                "load average": f"{os.getloadavg()[0]:.1f}",
+                "torch": torch.__version__,
+                "adapter": f"{options.method}, rank {options.rank}",
+                "measurement": f"{options.rounds} rounds of {options.steps} steps",
+                "stage batch": stage_batch,
+                "adapters in one pass": options.adapters,
+            },
+            "loss_difference": bench.loss_difference(stage_batch),
+            "diffusers": against_diffusers(bench, batches, options.rounds),
+            "stages": bench.stages(stage_batch),
+            "masks": by_mask(bench, stage_batch, options.rounds),
+            "many": many_at_once(bench, groups, options.rounds, options.adapters),
+        }
+    name = f"training_{options.model.split('/')[-1]}_{base.device.type}"
+    write_text(RESULTS / f"{name}.json", json.dumps(result, indent=2) + "\n")
+    write_text(RESULTS / f"{name}.md", page(result))
+    print(page(result))
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    names = [x for x in info.read_text().splitlines() if "model name" in x] if info.exists() else []
+    return names[0].split(": ")[1] if names else platform.processor()
+
+
+if __name__ == "__main__":
+    main()
