@@ -6,6 +6,7 @@ import yaml
 from blockwise_lora.imagesets import CaptioningConfig, CaptionRule, CurationConfig, curate
 from blockwise_lora.imagesets.captioning import ConceptTagRules
 from blockwise_lora.imagesets.card import Origin, data_card, is_card
+from blockwise_lora.imagesets.imagefolder import in_kohya_folders, write_imagefolder
 
 RULE = CaptionRule("zkc", "cat face")
 
@@ -49,6 +50,23 @@ def test_what_the_card_says(curated):
     ):
         assert line in card.splitlines(), line
     assert f"`{images.sha256}`" in card
+
+
+@pytest.mark.parametrize("kohya", [False, True])
+def test_datasets_finds_the_pictures_by_the_folders_name(curated, tmp_path, monkeypatch, kohya):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    images, report = curated
+    images = replace(images, card=data_card(images, report, Origin("x")))
+    if kohya:  # as many texts as pictures
+        images = in_kohya_folders(images, "zkc cat face", 10)
+    write_imagefolder(tmp_path / "set", images)
+    cache = str(tmp_path / "cache")
+    rows = datasets.load_dataset(str(tmp_path / "set"), split="train", cache_dir=cache)
+    assert [row["text"] for row in rows] == list(images.captions)
+    for row, picture in zip(rows, images, strict=True):
+        assert row["image"].tobytes() == picture.open().tobytes()
 
 
 def test_repeats_count_and_what_nobody_said_is_not_made_up(curated):

@@ -14,7 +14,7 @@ import yaml
 from blockwise_lora.imagesets.images import ImageSet
 from blockwise_lora.imagesets.report import CurationReport
 
-CARD = "README.md"
+CARD, METADATA = "README.md", "metadata.jsonl"
 MARK = "<!-- Written by the curation of blockwise-lora; a new run replaces it. -->"
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"))
 
@@ -73,6 +73,8 @@ def _head(images: ImageSet, origin: Origin) -> str:
         **({"license_name": origin.licence} if origin.licence else {}),
         "task_categories": ["text-to-image"],
         "size_categories": [size],
+        # Or `datasets` would take as many .txt files as pictures, kohya's, for a set of texts.
+        "configs": [{"config_name": "default", "data_files": [METADATA, "**/*.png"]}],
     }
     return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---"
 
@@ -97,8 +99,8 @@ def _sources(images: ImageSet, origin: Origin, licences: Mapping[str, str]) -> s
     lines = [
         "## Sources and licences",
         "",
-        f"Source: {origin.source or 'not stated'}.",
-        f"Licence: {origin.licence or 'not stated'}.",
+        f"Source: {(origin.source or 'not stated').rstrip('.')}.",
+        f"Licence: {(origin.licence or 'not stated').rstrip('.')}.",
         "",
         _table(("sub-folder", "pictures"), folders),
     ]
@@ -122,8 +124,9 @@ def _hashes(images: ImageSet) -> str:
         (
             "## Hashes",
             "",
-            f"All pictures and captions: sha256 `{images.sha256}`. Every picture's own is in",
-            "`metadata.jsonl`; it is taken of the pixels, whatever file format holds them.",
+            f"All pictures and captions: sha256 `{images.sha256}`.",
+            f"Every picture's own is in `{METADATA}`; it is taken of the pixels, whatever file",
+            "format holds them.",
         )
     )
 

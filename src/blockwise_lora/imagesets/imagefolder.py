@@ -16,13 +16,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from blockwise_lora.atomic import replace_folder
-from blockwise_lora.imagesets.card import CARD, is_card
+from blockwise_lora.imagesets.card import CARD, METADATA, is_card
 from blockwise_lora.imagesets.decoding import decode, without_warnings
 from blockwise_lora.imagesets.errors import ImageSetError
 from blockwise_lora.imagesets.images import ImageSet, Mask, Picture, pixel_hash
 from blockwise_lora.imagesets.metadata import MetadataRow, inside, read_metadata
 
-METADATA, MASKS = "metadata.jsonl", "masks"
+MASKS = "masks"
 
 
 @dataclass(frozen=True)
