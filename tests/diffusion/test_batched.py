@@ -14,8 +14,8 @@ CONFIG = TrainingConfig(batch_size=3)
 SPECS = {
     "whole": AdapterSpec("all", "locon", 4, alpha=2.0, conv_rank=2),
     "ranks": AdapterSpec("all:2+mid:5+in0:0", "locon", 3),
-    "shallow": AdapterSpec("out3", "lora", 2),
     "bottom": AdapterSpec("in3-out0", "locon", 2, conv_alpha=3.0),
+    "shallow": AdapterSpec("out3", "lora", 2),
 }
 
 
@@ -73,6 +73,7 @@ def assert_near(first, second):
 def test_gradients_are_those_of_separate_runs(base, images, shared):
     attach_all(base, SPECS)
     cached = CachedSet.of(base, images)
+    assert sorted(SPECS, key=BatchedAdapters(base.unet, list(SPECS)).order) == list(SPECS)
     configs = [dataclasses.replace(CONFIG, seed=0 if shared else i) for i in range(len(SPECS))]
     batches = [Batch.of(base, cached, config, 7) for config in configs]
     reference = {name: peft(base, name, batch) for name, batch in zip(SPECS, batches, strict=True)}

@@ -45,35 +45,37 @@ def passes(base, images, masks, sources=None):
     return seen
 
 
+# For each case: slices (streams of the base among them) from the named blocks on.
 @pytest.mark.parametrize(
-    ("masks", "first"),
+    ("masks", "slices"),
     [
-        (["OUT04", "out2-out3", "OUT11"], "OUT04"),
-        (["OUT05", "OUT06"], "OUT05"),
-        (["mid", "out3"], "MID"),
-        (["IN06", "IN07"], "IN06"),
-        (["IN05", "all+in0:0"], "IN04"),
-        (["all", "out3"], "IN01"),
-        (["OUT11", "OUT11"], "OUT11"),
+        (["OUT11", "OUT11"], {"OUT11": 2}),
+        (["mid", "out3"], {"MID": 2}),  # the last one would only take the stream's place
+        (["OUT04", "out2-out3", "OUT11"], {"OUT04": 2, "OUT06": 3}),
+        (["OUT05", "OUT06", "OUT10", "OUT10"], {"OUT05": 2, "OUT06": 3, "OUT10": 4}),
+        (["IN05", "IN06", "IN06", "IN07", "IN07"], {"IN05": 2, "IN06": 4, "IN07": 5}),
+        (["all", "mid", "mid", "out3", "out3"], {"IN01": 2, "MID": 4, "OUT09": 5}),
     ],
     ids=str,
 )
-def test_blocks_before_the_first_trained_one_run_once(base, images, masks, first):
+def test_each_adapter_has_a_slice_from_its_first_block_on(base, images, masks, slices):
     seen = passes(base, images, masks)
-    before = list(seen)[: list(seen).index(first)]
-    assert all(seen[block] == (CONFIG.batch_size, False) for block in before)
-    after = [block for block in seen if block not in before]
-    assert all(seen[block] == (CONFIG.batch_size * len(masks), True) for block in after)
+    expected, now = {}, 1
+    for block in seen:
+        now = slices.get(block, now)
+        expected[block] = CONFIG.batch_size * now, now > 1
+    assert seen == expected
 
 
 def test_inputs_that_differ_are_each_run_once(base, images):
-    seen = passes(base, images, ["out3", "out2", "out3"], sources=[0, 1, 0])
+    seen = passes(base, images, ["out2", "out2", "out3", "out3", "out3"], sources=[0, 1, 0, 1, 0])
     assert seen["IN01"] == (4, False) and seen["OUT05"] == (4, False)
-    assert seen["OUT06"] == (6, True) and seen["OUT11"] == (6, True)
+    assert seen["OUT06"] == (8, True) and seen["OUT08"] == (8, True)
+    assert seen["OUT09"] == (10, True) and seen["OUT11"] == (10, True)
 
 
 def test_nothing_is_repeated_where_all_inputs_differ(base, images):
-    seen = passes(base, images, ["out3", "out2"], sources=[0, 1])
+    seen = passes(base, images, ["out2", "out3"], sources=[0, 1])
     assert {rows for rows, _ in seen.values()} == {4}
     assert seen["OUT05"] == (4, False) and seen["OUT06"] == (4, True)
 
@@ -83,3 +85,31 @@ def test_one_adapter_has_no_gradient_below_its_first_block(base, images):
     assert [block for block, (_, needed) in seen.items() if not needed] == [
         f"IN{i:02d}" for i in range(1, 12)
     ]
+
+
+def test_no_gradient_reaches_below_the_block_where_an_adapter_begins(base, images):
+    """The backward pass, counted: rows whose gradient is not zero."""
+    names = ["m0", "m1", "m2", "m3"]
+    for name, mask in zip(names, ["OUT05", "out3", "out3", "out3"], strict=True):
+        attach(base.unet, AdapterSpec(mask, "locon", 2), name, generator_for(0))
+    went_back = {}
+
+    def watch(block):
+        def hook(module, inputs, output):
+            output.register_hook(lambda g: went_back.update({block: g.flatten(1).norm(dim=1) > 0}))
+
+        return hook
+
+    resnets = {"OUT06": "up_blocks.2.resnets.0", "OUT09": "up_blocks.3.resnets.0"}
+    hooks = [
+        base.unet.get_submodule(name).register_forward_hook(watch(block))
+        for block, name in resnets.items()
+    ]
+    adapters = BatchedAdapters(base.unet, names)
+    batch = Batch.of(base, CachedSet.of(base, images), CONFIG, 0)
+    with adapters.installed(), adapters.acting(names, [0] * 4, CONFIG.batch_size):
+        predict(base, [batch]).square().mean().backward()
+    for hook in hooks:
+        hook.remove()
+    assert went_back["OUT06"].tolist() == [True, True, False, False], "m0 alone, not the stream"
+    assert went_back["OUT09"].tolist() == [True] * 8

@@ -41,11 +41,9 @@ class BatchedAdapters:
             if isinstance(module, BaseTunerLayer)
         }
         touched = {key: _touching(layer, names) for key, layer in self._layers.items()}
-        self._prefix = SharedPrefix(unet)
-        self._first = {
-            name: self._prefix.first([key for key, here in touched.items() if name in here])
-            for name in names
-        }
+        self._prefix = SharedPrefix(
+            unet, {name: [key for key, here in touched.items() if name in here] for name in names}
+        )
         stacked = {
             key: layer
             for key, layer in self._layers.items()
@@ -53,7 +51,11 @@ class BatchedAdapters:
         }
         self._table = StackTable(stacked, names)
         self._others = {name: self._outside_the_table(name) for name in names}
-        self._members: tuple[str, ...] = ()
+        self._acting = False
+
+    def order(self, name: str) -> int:
+        """A number by which `acting` wants its members sorted: where an adapter begins."""
+        return self._prefix.order(name)
 
     def parameters(self, name: str) -> list[nn.Parameter]:
         """What there is to be trained of one adapter; the order is that of the model."""
@@ -83,35 +85,34 @@ class BatchedAdapters:
         """Calls of the U-Net in here apply adapters by slices; the backward pass belongs in, too.
 
         Args:
-            members: adapters, one for each slice.
+            members: adapters, one for each slice, ascending by `order`.
             sources: for each slice, which of the distinct inputs is its own: the batch that the
                 U-Net is given holds each once, its answer holds a slice for each adapter.
             rows: pictures in one slice.
         """
-        self._members = tuple(members)
-        first = min(self._first[name] for name in members)
+        self._acting = True
         try:
-            with self._prefix.repeating(first, sources, rows):
+            with self._prefix.sharing(members, sources, rows):
                 yield
         finally:
-            self._members = ()
+            self._acting = False
 
     def _stacked(self, stack: Stack, x: Tensor, *args, **kwargs) -> Tensor:
-        if not self._members:
+        if not self._acting:
             return type(stack.layer).forward(stack.layer, x, *args, **kwargs)
-        # Below the first trained block the batch holds each distinct input once, and no adapter.
-        return stack.forward(x, self._members)
+        return stack.forward(x, self._prefix.layout(len(x)))
 
     def _sliced(self, layer: nn.Module, x: Tensor, *args, **kwargs) -> Tensor:
         """PEFT's own forward pass, once for each adapter."""
-        if not self._members:
+        if not self._acting:
             return type(layer).forward(layer, x, *args, **kwargs)
-        here = _touching(layer, self._members)
+        layout = self._prefix.layout(len(x))
+        here = _touching(layer, layout)
         if not here:
             return layer.get_base_layer()(x)
         before, answers = layer._active_adapter, []
         try:
-            for name, part in zip(self._members, x.chunk(len(self._members)), strict=True):
+            for name, part in zip(layout, x.chunk(len(layout)), strict=True):
                 layer._active_adapter = [name] if name in here else []
                 answers.append(type(layer).forward(layer, part, *args, **kwargs))
         finally:
@@ -131,7 +132,7 @@ class BatchedAdapters:
         return others
 
 
-def _touching(layer: BaseTunerLayer, names: Sequence[str]) -> tuple[str, ...]:
+def _touching(layer: BaseTunerLayer, names: Sequence[str | None]) -> tuple[str, ...]:
     """Which of the adapters have weights in this layer."""
     holders = [getattr(layer, attribute) for attribute in layer.adapter_layer_names]
     return tuple(name for name in names if any(name in holder for holder in holders))

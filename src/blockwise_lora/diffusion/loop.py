@@ -103,6 +103,8 @@ class Loop:
                 batches[key] = Batch.of(self.base, member.cached, learner.config, learner.step)
             passes.setdefault(batches[key].shape, []).append((member, batches[key]))
         for pairs in passes.values():
+            # The order in which the adapters begin to act: see `BatchedAdapters.acting`.
+            pairs.sort(key=lambda pair: self.adapters.order(pair[0].learner.name))
             self._pass(*zip(*pairs, strict=True))
 
     def _pass(self, members: Sequence[Member], batches: Sequence[Batch]) -> None:

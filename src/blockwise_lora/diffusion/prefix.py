@@ -1,104 +1,159 @@
-"""The part of the U-Net before the first block that any adapter trains, run once for all of them.
+"""What adapters in one pass share: the U-Net up to the first block that each of them trains.
 
-Adapters that see the same pictures, noise, timesteps and text differ only from the first trained
-block on. Up to there the batch holds each distinct input once; from there on it is repeated for
-each adapter. Skip connections, the time embedding and the text are repeated where they are used.
+Adapters that see the same pictures, noise, timesteps and text differ only from the first block on
+that one of them trains. The pass begins with each distinct input once: the base's own streams. On
+the way into its first block an adapter gets a slice of its own, a copy of its stream. So a batch
+
+    IN01 ...      [ streams ]
+    OUT00 ...     [ a | streams ]
+    OUT06 ...     [ a | b | c ]
+
+grows from block to block, and no gradient flows below the first block of an adapter: streams are
+copied without history. Skip connections, the time embedding and the text grow where they are used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from blockwise_lora.blocks.structure import BlockMap
 
+Layout = tuple[str | None, ...]
+"""The adapter of each slice of a batch; None: a stream of the base."""
+
 
 class SharedPrefix:
-    """Repeats the batch on its way into the blocks.
+    """Grows the batch on its way through the blocks.
 
     Args:
         unet: a U-Net of the diffusers kind.
+        layers: the module names of each adapter's layers.
     """
 
-    def __init__(self, unet: nn.Module) -> None:
+    def __init__(self, unet: nn.Module, layers: Mapping[str, Sequence[str]]) -> None:
         self._unet = unet
         blocks = [b for b in BlockMap.of(unet).sub_blocks if b.layers and b.prefixes]
-        self._place = {layer.name: i for i, block in enumerate(blocks) for layer in block.layers}
-        self._entries = [
-            (i, module)
-            for i, block in enumerate(blocks)
-            for module in _called(unet, block.prefixes)
-        ]
-        self._first, self._sources, self._rows = 0, (), 0
-        self._repeated: dict[int, tuple[Tensor, Tensor]] = {}
+        place = {layer.name: i for i, block in enumerate(blocks) for layer in block.layers}
+        self._first = {name: min(place[key] for key in keys) for name, keys in layers.items()}
+        self._entries = {
+            module: i for i, block in enumerate(blocks) for module in _called(unet, block.prefixes)
+        }
+        self._layouts: dict[int, Layout] = {}
+        self._starts: list[tuple[int, int]] = []
+        self._sources: tuple[int, ...] = ()
+        self._rows = 1
+        self._grown: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
-    def first(self, layers: Sequence[str]) -> int:
-        """Place in forward order of the first block that one of these layers belongs to."""
-        return min(self._place[layer] for layer in layers)
+    def order(self, name: str) -> int:
+        """Place in forward order of the first block that an adapter trains."""
+        return self._first[name]
+
+    def layout(self, batch: int) -> Layout:
+        """What the slices of a batch of this many rows are, inside `sharing`."""
+        return self._layouts[batch // self._rows]
 
     @contextmanager
-    def repeating(self, first: int, sources: Sequence[int], rows: int) -> Iterator[None]:
-        """Forward passes in here, and what is computed again on the way back, repeat the batch.
+    def sharing(self, members: Sequence[str], sources: Sequence[int], rows: int) -> Iterator[None]:
+        """Forward passes in here, and what is computed again on the way back, grow the batch.
 
         Args:
-            first: place of the first block whose batch holds every adapter's own slice.
-            sources: for each slice, which of the distinct inputs it starts from.
+            members: adapters by `order`, one for each slice of the answer.
+            sources: for each, the stream that it starts from.
             rows: pictures in one slice.
         """
-        if len(set(sources)) == len(sources):
-            yield
-            return
-        self._first, self._sources, self._rows = first, tuple(sources), rows
+        streams = max(sources) + 1
+        self._sources, self._rows = tuple(sources), rows
+        self._starts = _starts([self._first[name] for name in members], streams)
+        self._layouts = {streams: (None,) * streams}
+        for _, count in self._starts:
+            layout = tuple(members[:count])
+            rest = (None,) * streams if count < len(members) else ()
+            self._layouts[len(layout + rest)] = layout + rest
+        if streams == len(members):  # every adapter has a stream to itself: nothing is shared
+            self._layouts, self._starts = {streams: tuple(members)}, []
         hooks = [
             module.register_forward_pre_hook(self._enter, with_kwargs=True)
-            for i, module in self._entries
-            if i >= first
+            for module, i in self._entries.items()
+            if self._starts and i >= self._starts[0][0]
         ]
         hooks += [
             block.register_forward_pre_hook(self._enter_up_block, with_kwargs=True)
-            for block in self._unet.up_blocks
+            for block in (self._unet.up_blocks if self._starts else ())
         ]
         try:
             yield
         finally:
             for hook in hooks:
                 hook.remove()
-            self._repeated.clear()
+            self._grown.clear()
 
     def _enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
-        args = tuple(self._repeat(value) for value in args)
-        return args, {name: self._repeat(value) for name, value in kwargs.items()}
+        slices = self._slices_at(self._entries[module])
+        args = tuple(self._grow(value, slices) for value in args)
+        return args, {name: self._grow(value, slices) for name, value in kwargs.items()}
 
     def _enter_up_block(
         self, block: nn.Module, args: tuple, kwargs: dict[str, Any]
     ) -> tuple[tuple, dict]:
-        """Repeat the skip connections that meet a batch which is repeated already."""
-        place = {id(module): i for i, module in self._entries}
+        """Grow each skip connection to the batch that it meets inside its block."""
         skips = list(kwargs["res_hidden_states_tuple"])
-        entered = kwargs["hidden_states"].shape[0] == self._rows * len(self._sources)
+        slices = kwargs["hidden_states"].shape[0] // self._rows
         for j, resnet in enumerate(block.resnets):  # the j-th takes the j-th from the end
-            if entered:
-                skips[-1 - j] = self._repeat(skips[-1 - j])
-            elif skips[-1 - j].shape[0] != kwargs["hidden_states"].shape[0]:
-                raise AssertionError("a skip connection was repeated before its block")
-            entered = entered or place[id(resnet)] >= self._first
+            skips[-1 - j] = self._grow(skips[-1 - j], slices)
+            slices = self._slices_at(self._entries[resnet])
         return args, kwargs | {"res_hidden_states_tuple": tuple(skips)}
 
-    def _repeat(self, value: Any) -> Any:
-        distinct = max(self._sources) + 1
-        if not isinstance(value, Tensor) or value.shape[:1] != (self._rows * distinct,):
+    def _slices_at(self, place: int) -> int:
+        """Slices in the batch inside a block."""
+        count = max((count for start, count in self._starts if start <= place), default=0)
+        streams = max(self._sources) + 1
+        return count if count == len(self._sources) else count + streams
+
+    def _grow(self, value: Any, slices: int) -> Any:
+        if not isinstance(value, Tensor) or not value.dim() or value.shape[0] % self._rows:
             return value
-        # The time embedding and the text come to every block: they are repeated once a pass.
-        known = self._repeated.get(id(value))
+        before, after = value.shape[0] // self._rows, slices
+        if before >= after or before not in self._layouts:
+            return value
+        # The time embedding and the text come to every block: they grow once a pass.
+        known = self._grown.get((id(value), after))
         if known is None:
-            each = value.unflatten(0, (distinct, self._rows))
-            known = value, each[list(self._sources)].flatten(0, 1)
+            known = value, self._grown_from(value, self._layouts[before], self._layouts[after])
             if value.dim() < 4:
-                self._repeated[id(value)] = known
+                self._grown[id(value), after] = known
         return known[1]
+
+    def _grown_from(self, value: Tensor, before: Layout, after: Layout) -> Tensor:
+        slices = value.unflatten(0, (len(before), self._rows))
+        own = [name for name in before if name is not None]
+        there = [name for name in after if name is not None]
+        # No adapter acts in a stream: a gradient has nothing to reach there. (The text may have
+        # one, where its encoder learns: there everything has a stream of its own.)
+        streams = slices[len(own) :].detach()
+        new = list(self._sources[len(own) : len(there)])
+        parts = [slices[: len(own)], streams[new], streams[: len(after) - len(there)]]
+        return torch.cat([part for part in parts if len(part)]).flatten(0, 1)
+
+
+def _starts(firsts: Sequence[int], streams: int) -> list[tuple[int, int]]:
+    """Where the batch grows, and how many adapters have slices from there on.
+
+    The last ones to start take the streams' place. If they are no more than the streams, they
+    start with those before them, which costs the same and keeps all sizes different.
+
+    Args:
+        firsts: each adapter's first block, ascending.
+        streams: number of distinct inputs.
+    """
+    starts = [(first, sum(f <= first for f in firsts)) for first in sorted(set(firsts))]
+    while len(starts) > 1 and starts[-1][1] - starts[-2][1] <= streams:
+        starts[-2:] = [(starts[-2][0], starts[-1][1])]
+    return starts
 
 
 def _called(unet: nn.Module, prefixes: Sequence[str]) -> Iterator[nn.Module]:

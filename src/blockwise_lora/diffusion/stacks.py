@@ -18,6 +18,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from blockwise_lora.diffusion.lowrank import apply
+from blockwise_lora.diffusion.prefix import Layout
 
 
 def stackable(layer: nn.Module, names: Sequence[str]) -> bool:
@@ -64,7 +65,7 @@ class Stack:
         self.rank, self.width = max(self.ranks.values()), prod(weight.shape[1:])
         self.size = self.rank * (self.width + weight.shape[0])
         self.down = self.up = torch.empty(0)
-        self._choices: dict[tuple[str, ...], _Choice] = {}
+        self._choices: dict[Layout, _Choice] = {}
 
     def place(self, values: Tensor, gradients: Tensor) -> None:
         """Take this layer's columns of the table, (adapters, size), and of the gradients'."""
@@ -92,33 +93,33 @@ class Stack:
         for ours, theirs in pairs:
             theirs.copy_(ours) if to_peft else ours.copy_(theirs)
 
-    def forward(self, x: Tensor, members: tuple[str, ...]) -> Tensor:
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """The layer's answer, with each slice's own update.
 
         Args:
             x: the slices, one below the other.
-            members: the adapter of each slice.
+            layout: the adapter of each slice.
         """
-        choice = self._choices.get(members)
+        choice = self._choices.get(layout)
         if choice is None:
-            choice = self._choices[members] = self._choose(members)
+            choice = self._choices[layout] = self._choose(layout)
         down, up = self.down, self.up
         if choice.rows is not None:
             if not len(choice.rows):
                 return self.base(x)
             down, up = down.index_select(0, choice.rows), up.index_select(0, choice.rows)
-        return apply(self.base, x, down, up, choice.scale, len(members), choice.chosen)
+        return apply(self.base, x, down, up, choice.scale, len(layout), choice.chosen)
 
-    def _choose(self, members: tuple[str, ...]) -> _Choice:
-        acting = [i for i, name in enumerate(members) if name in self.ranks]
-        rows = [self.names.index(members[i]) for i in acting]
-        scales = [float(self.layer.scaling[members[i]]) for i in acting]
+    def _choose(self, layout: Layout) -> _Choice:
+        acting = [i for i, name in enumerate(layout) if name in self.ranks]
+        rows = [self.names.index(layout[i]) for i in acting]
+        scales = [float(self.layer.scaling[layout[i]]) for i in acting]
         tensor = partial(torch.tensor, device=self.base.weight.device)
         whole = rows == list(range(len(self.names)))
         equal = len(set(scales)) <= 1
         return _Choice(
             rows=None if whole else tensor(rows, dtype=torch.int64),
-            chosen=None if len(acting) == len(members) else tensor(acting, dtype=torch.int64),
+            chosen=None if len(acting) == len(layout) else tensor(acting, dtype=torch.int64),
             scale=(scales or [1.0])[0] if equal else tensor(scales)[:, None, None],
         )
 
