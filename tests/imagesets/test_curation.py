@@ -17,7 +17,8 @@ from blockwise_lora.imagesets import (
     write_imagefolder,
 )
 from blockwise_lora.imagesets.captioning import ConceptTagRules
-from blockwise_lora.imagesets.curation import caption_pictures, file_name, screen_folder
+from blockwise_lora.imagesets.curation import caption_pictures, screen_folder
+from blockwise_lora.imagesets.naming import file_name
 from blockwise_lora.imagesets.review import Review, ReviewRow
 
 RULE = CaptionRule("zkc", "cat face")

@@ -33,7 +33,7 @@ def contact_sheet(images: ImageSet, report: CurationReport, limit: int = 80) -> 
         for picture in images.pictures[:limit]
     ]
     dropped = [
-        _tile(_original(report.folder, verdict), _why(verdict), verdict.file, RED)
+        _tile(_original(report.root, verdict), _why(verdict), verdict.file, RED)
         for verdict in report.dropped[:limit]
     ]
     sections = [
@@ -92,11 +92,11 @@ def _why(verdict: Verdict) -> str:
     return f"{verdict.reason}{number}: {verdict.detail}"
 
 
-def _original(folder: str, verdict: Verdict) -> Image.Image | None:
+def _original(folder: Path, verdict: Verdict) -> Image.Image | None:
     """The dropped picture, where it can be opened at no risk."""
     if verdict.width is None:
         return None
     try:
-        return decode(Path(folder) / verdict.file).image
+        return decode(folder / verdict.file).image
     except DecodeError:
         return None

@@ -1,33 +1,32 @@
 """From a folder of pictures to a set one can train on, with an account of every picture."""
 
-import os
-import re
-import unicodedata
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from tqdm import tqdm
-
+from blockwise_lora.imagesets.balance import balanced, dominance
 from blockwise_lora.imagesets.captioning import (
     Captioner,
     CaptioningConfig,
     CaptionRule,
     CaptionTable,
+    Encoder,
     Subject,
 )
 from blockwise_lora.imagesets.captioning.captioner import REVIEW
 from blockwise_lora.imagesets.config import CurationConfig
-from blockwise_lora.imagesets.decoding import without_warnings
+from blockwise_lora.imagesets.crew import measure_files
 from blockwise_lora.imagesets.duplicates import drop_duplicates
 from blockwise_lora.imagesets.errors import ImageSetError
 from blockwise_lora.imagesets.folder import Listing, list_folder
-from blockwise_lora.imagesets.images import ImageSet, Picture
+from blockwise_lora.imagesets.images import ImageSet, Mask, Picture
+from blockwise_lora.imagesets.judging import judged
+from blockwise_lora.imagesets.naming import named
 from blockwise_lora.imagesets.report import CurationReport
-from blockwise_lora.imagesets.review import Review
+from blockwise_lora.imagesets.review import Review, read_review
 from blockwise_lora.imagesets.screening import Screened, Verdict, screen
+from blockwise_lora.imagesets.sources import local_folder
+from blockwise_lora.imagesets.store import Store
 
 # Below this resolution the base model is the embedded world's, which knows only drawings.
 PHOTO_RESOLUTION = 256
@@ -41,13 +40,15 @@ class Screening:
     """A folder's pictures, judged and compared with each other; captions come next.
 
     Attributes:
-        folder: as it was named.
+        source: as it was named.
+        folder: where its pictures lie on this machine.
         listing: what lies in it.
         pictures: every candidate with its verdict so far.
         config: what was asked for.
         review: what a person said of single pictures.
     """
 
+    source: str
     folder: Path
     listing: Listing
     pictures: tuple[Screened, ...]
@@ -76,6 +77,8 @@ def curate(
     captions: CaptionRule | Captioner,
     config: CurationConfig,
     *,
+    review: str | Path | None = None,
+    cache: Path | None = None,
     progress: bool = False,
 ) -> tuple[ImageSet, CurationReport]:
     """Screen, caption and frame the pictures of a folder, which is only read.
@@ -84,10 +87,13 @@ def curate(
     set need not fit in memory. It depends on files, captioner and configuration alone.
 
     Args:
-        folder: pictures in any nesting and of mixed formats, with or without captions.
+        folder: pictures in any nesting and of mixed formats, with or without captions: a folder, an
+            archive, a table, or a remote path, see `sources`.
         captions: how captions are made; a rule alone takes what lies beside the pictures, and
             trigger and class word for those that have nothing.
         config: what is kept and how it is framed.
+        review: see `screen_folder`.
+        cache: see `screen_folder`.
         progress: show a bar.
 
     Returns:
@@ -98,21 +104,48 @@ def curate(
     """
     if isinstance(captions, CaptionRule):
         captions = CaptioningConfig().captioner(captions)
-    return caption_pictures(screen_folder(folder, config, progress=progress), captions)
+    screening = screen_folder(folder, config, review=review, cache=cache, progress=progress)
+    return caption_pictures(screening, captions)
 
 
 def screen_folder(
-    folder: str | Path, config: CurationConfig, *, progress: bool = False
+    folder: str | Path,
+    config: CurationConfig,
+    *,
+    review: str | Path | None = None,
+    cache: Path | None = None,
+    judge: Encoder | None = None,
+    progress: bool = False,
 ) -> Screening:
     """The first half of `curate`: what can be used, and what is there more than once.
+
+    Args:
+        folder: see `curate`.
+        config: what is kept and how it is framed.
+        review: a file with a person's decisions, which win; see `review`.
+        cache: where measures are kept from one run to the next, and where archives and remote
+            folders are unpacked; None keeps nothing, and only folders on this machine can be read.
+        judge: for the checks that need one.
+        progress: show a bar.
 
     Raises:
         ImageSetError: there is no such folder, or its metadata is malformed.
     """
-    folder = Path(folder)
-    listing = list_folder(folder)
-    screened = drop_duplicates(_screen_all(listing, config, folder.name, progress), config)
-    return Screening(folder, listing, tuple(_named(screened)), config)
+    source, folder = str(folder), local_folder(folder, cache)
+    listing, reviewed = list_folder(folder), read_review(review)
+    kept = Store(cache / "measures.sqlite" if cache else None)
+    words = f"screening {PurePosixPath(source).name}" if progress else ""
+    paths = [candidate.path for candidate in listing.candidates]
+    measures = measure_files(paths, config, kept, progress=words)
+    screened = [
+        screen(candidate, measured, reviewed.of(candidate.file), config)
+        for candidate, measured in zip(listing.candidates, measures, strict=True)
+    ]
+    screened = drop_duplicates(screened, config)
+    if judge:
+        screened = judged(screened, judge, config)
+    screened = named(balanced(screened, config))
+    return Screening(source, folder, listing, tuple(screened), config, reviewed)
 
 
 def caption_pictures(
@@ -140,27 +173,18 @@ def caption_pictures(
     verdicts += [_missing(row.path, folder, row.where) for row in screening.listing.missing]
     images = ImageSet(folder, tuple(_picture(p, config) for p in captioned if p.verdict.kept))
     report = CurationReport(
-        folder=folder.as_posix(),
+        folder=screening.source,
+        root=folder,
         verdicts=tuple(sorted(verdicts, key=lambda verdict: verdict.file)),
         others=screening.listing.others,
-        warnings=(*_warnings(screening.listing, captioned, config), *table.warnings),
+        warnings=(*_warnings(screening, captioned), *table.warnings),
         sha256=images.sha256,
         resolution=config.resolution,
         captions=table,
     )
     if not images.pictures:
-        raise ImageSetError(_nothing_left(folder, report))
+        raise ImageSetError(_nothing_left(report))
     return images, report
-
-
-def _screen_all(
-    listing: Listing, config: CurationConfig, name: str, progress: bool
-) -> list[Screened]:
-    workers = config.workers or os.cpu_count() or 1
-    with without_warnings(), ThreadPoolExecutor(workers) as pool:
-        jobs = pool.map(lambda candidate: screen(candidate, config), listing.candidates)
-        total = len(listing.candidates)
-        return list(tqdm(jobs, total=total, desc=f"screening {name}", disable=not progress))
 
 
 def _captioned(picture: Screened, table: CaptionTable, captioner: Captioner) -> Screened:
@@ -180,42 +204,22 @@ def _captioned(picture: Screened, table: CaptionTable, captioner: Captioner) -> 
     return replace(picture, verdict=verdict if verdict.kept else replace(verdict, output=""))
 
 
-def _named(pictures: Sequence[Screened]) -> list[Screened]:
-    """Give each kept picture a file name that every system can hold."""
-    taken: set[str] = set()
-    named = []
-    for picture in pictures:
-        if picture.verdict.kept:
-            name = file_name(picture.candidate.file)
-            if name in taken:
-                mark = sha256(picture.candidate.file.encode()).hexdigest()[:8]
-                name = f"{name.removesuffix('.png')}-{mark}.png"
-            taken.add(name)
-            picture = replace(picture, verdict=replace(picture.verdict, output=name))
-        named.append(picture)
-    return named
-
-
-def file_name(file: str) -> str:
-    """A flat ASCII name for a file in a folder: `sub/Cat 1.JPG` becomes `sub-cat-1.png`."""
-    stem = file.rsplit(".", 1)[0] if "." in file.rsplit("/", 1)[-1] else file
-    plain = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode().lower()
-    slug = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:80]
-    return f"{slug or 'picture'}.png"
-
-
 def _picture(screened: Screened, config: CurationConfig) -> Picture:
-    verdict = screened.verdict
+    verdict, measures = screened.verdict, screened.measures
+    width, height = config.framing.size(verdict.width, verdict.height)
+    path = screened.candidate.path
     return Picture(
-        path=screened.candidate.path,
+        path=path,
         file_name=verdict.output,
         caption=verdict.caption,
-        width=config.resolution,
-        height=config.resolution,
-        sha256=screened.framed,
+        width=width,
+        height=height,
+        sha256=measures.framed,
         source=verdict.file,
-        framing=config.framing,
+        framing=replace(config.framing, focus=measures.focus),
         max_megapixels=config.max_megapixels,
+        repeats=verdict.repeats,
+        mask=Mask(path, measures.mask, of_alpha=True) if measures.mask else None,
     )
 
 
@@ -224,11 +228,12 @@ def _missing(path: Path, folder: Path, where: str) -> Verdict:
     return Verdict(file=path.relative_to(folder).as_posix(), reason="missing", detail=detail)
 
 
-def _warnings(listing: Listing, pictures: Sequence[Screened], config: CurationConfig) -> list[str]:
+def _warnings(screening: Screening, pictures: Sequence[Screened]) -> list[str]:
     kept = [picture for picture in pictures if picture.verdict.kept]
+    listing, config = screening.listing, screening.config
     photos = sum(
         min(picture.verdict.width, picture.verdict.height) > PHOTO_RESOLUTION
-        and picture.colours > PHOTO_COLOURS
+        and picture.measures.colours > PHOTO_COLOURS
         for picture in kept
     )
     found = []
@@ -241,13 +246,19 @@ def _warnings(listing: Listing, pictures: Sequence[Screened], config: CurationCo
         names = ", ".join(listing.lonely_captions[:3])
         count = len(listing.lonely_captions)
         found.append(f"{count} caption files have no picture of the same name: {names}")
-    return found
+    if gone := screening.review.unknown(picture.verdict.file for picture in pictures):
+        found.append(
+            f"{screening.review.path} speaks of {len(gone)} pictures that are not there: "
+            + ", ".join(gone[:3])
+        )
+    # Emoji are all drawn alike, on white: only there is nothing to be said.
+    return found + (dominance(kept) if config.resolution >= PHOTO_RESOLUTION else [])
 
 
-def _nothing_left(folder: Path, report: CurationReport) -> str:
+def _nothing_left(report: CurationReport) -> str:
     if not report.verdicts:
-        return f"{folder}: no pictures in it; put some there, or correct the path"
-    lines = [f"{folder}: none of {len(report.verdicts)} pictures can be used"]
+        return f"{report.folder}: no pictures in it; put some there, or correct the path"
+    lines = [f"{report.folder}: none of {len(report.verdicts)} pictures can be used"]
     lines += [f"  {v.file}: {v.reason}: {v.detail}" for v in report.dropped[:10]]
     if len(report.dropped) > 10:
         lines.append(f"  and {len(report.dropped) - 10} more")

@@ -7,9 +7,11 @@ named. Its plugins raise almost anything on malformed bytes; all of it becomes `
 import io
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
@@ -49,15 +51,21 @@ class Decoded:
         image: RGB, upright, sRGB, on the background where the file is transparent.
         format: Pillow's name of the file format.
         notes: what was changed or left out, in words.
+        alpha: greyscale, how much of each pixel is there; None where all of all is.
     """
 
     image: Image.Image
     format: str
     notes: tuple[str, ...]
+    alpha: Image.Image | None = None
 
 
 def decode(
-    path: Path, background: str = "white", max_megapixels: float = MAX_MEGAPIXELS
+    path: str | Path,
+    background: str = "white",
+    max_megapixels: float = MAX_MEGAPIXELS,
+    *,
+    data: BinaryIO | None = None,
 ) -> Decoded:
     """Read a picture file as RGB.
 
@@ -65,18 +73,20 @@ def decode(
         path: the file.
         background: colour behind transparent pixels.
         max_megapixels: larger pictures are refused from their header, before they are unpacked.
+        data: the file's content, where it was read already; `path` then is a name for messages.
 
     Raises:
         DecodeError: the file yields no picture.
     """
+    path = Path(path)
     try:
-        with _opened(path) as image:
+        with _opened(data or path) as image:
             _check_size(path, image, max_megapixels)
             return _upright_rgb(image, background)
     except DecodeError:
         raise
     except UnidentifiedImageError:
-        raise DecodeError(path, *_unidentified(path)) from None
+        raise DecodeError(path, *_unidentified(data or path)) from None
     except Image.DecompressionBombError:
         detail = f"more than {max_megapixels:g} megapixels by its header; scale it down"
         raise DecodeError(path, "too large", detail) from None
@@ -100,9 +110,18 @@ def without_warnings() -> Iterator[None]:
         yield
 
 
-def _opened(path: Path) -> Image.Image:
-    Image.init()  # loads the plugins; HEIF is there only if the user installed it
-    return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
+def _opened(source: Path | BinaryIO) -> Image.Image:
+    _load_plugins()
+    return Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
+
+
+@cache
+def _load_plugins() -> None:
+    Image.init()
+    with suppress(ImportError):  # the extra `heif`
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener(thumbnails=False)
 
 
 def _check_size(path: Path, image: Image.Image, max_megapixels: float) -> None:
@@ -115,13 +134,19 @@ def _check_size(path: Path, image: Image.Image, max_megapixels: float) -> None:
         raise DecodeError(path, "too large", detail, round(megapixels, 1))
 
 
-def _unidentified(path: Path) -> tuple[str, str]:
-    with path.open("rb") as file:
-        head = file.read(512)
+def _unidentified(source: Path | BinaryIO) -> tuple[str, str]:
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            head = file.read(512)
+    else:
+        source.seek(0)
+        head = source.read(512)
     if not head:
         return "not an image", "the file is empty; export it again"
     if b"<svg" in head:
         return "not an image", "an SVG drawing; render it to PNG first"
+    if head[4:8] == b"ftyp" and "HEIF" not in Image.OPEN:
+        return "unsupported", 'HEIC needs an extra: pip install "blockwise-lora[heif]"'
     if head.startswith(SIGNATURES):
         return "damaged", "truncated or corrupt header; export it again"
     return "not an image", "no known picture format; convert it to PNG or JPEG"
@@ -135,8 +160,8 @@ def _upright_rgb(image: Image.Image, background: str) -> Decoded:
     image.load()
     profile = image.info.get("icc_profile")
     upright = _upright(image, notes)
-    flat = _flat(_eight_bits(upright, notes), profile, background, notes)
-    return Decoded(flat, format_, tuple(notes))
+    flat, alpha = _flat(_eight_bits(upright, notes), profile, background, notes)
+    return Decoded(flat, format_, tuple(notes), alpha)
 
 
 def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
@@ -166,19 +191,19 @@ def _eight_bits(image: Image.Image, notes: list[str]) -> Image.Image:
 
 def _flat(
     image: Image.Image, profile: bytes | None, background: str, notes: list[str]
-) -> Image.Image:
-    """Colours to sRGB, transparency onto the background, mode to RGB."""
+) -> tuple[Image.Image, Image.Image | None]:
+    """Colours to sRGB, transparency onto the background, mode to RGB; and the transparency."""
     transparent = "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa")
     alpha = image.convert("RGBA").getchannel("A") if transparent else None
     if image.mode == "CMYK":
         notes.append("CMYK to RGB")
     colours = _srgb(image, profile, notes)
     if alpha is None or alpha.getextrema() == (255, 255):
-        return colours
+        return colours, None
     notes.append("transparency flattened")
     canvas = Image.new("RGB", image.size, colour(background))
     canvas.paste(colours, mask=alpha)
-    return canvas
+    return canvas, alpha
 
 
 def _srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Image.Image:

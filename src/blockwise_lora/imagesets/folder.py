@@ -1,6 +1,7 @@
 """What lies in a folder of pictures: candidates, captions, and the rest."""
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from blockwise_lora.imagesets.metadata import METADATA_NAMES, MetadataRow, read_
 SIDECARS = (".txt", ".caption")
 # Files that lie beside pictures and are none. What has any other name is tried as a picture.
 DOCUMENTS = (".md", ".rst", ".json", ".jsonl", ".csv", ".tsv", ".yml", ".yaml", ".toml", ".html")
+_MOST_REPEATS = 9999  # as many digits as folders have
 DOCUMENT_NAMES = ("license", "licence", "notice", "attribution", "thumbs.db", "desktop.ini")
 
 
@@ -27,12 +29,15 @@ class Candidate:
         file: relative to the folder, with forward slashes.
         sidecars: the caption files beside it.
         row: its row of a metadata file.
+        repeats: how often a pass shows it: the column `repeats` of its row, else the number in
+            the name of its folder where that follows kohya's `10_name`.
     """
 
     path: Path
     file: str
     sidecars: tuple[Path, ...] = ()
     row: MetadataRow | None = None
+    repeats: int = 1
 
     def texts(self) -> dict[str, str]:
         """Captions that lie beside the picture, by source: `sidecar`, `metadata`.
@@ -89,7 +94,8 @@ def list_folder(folder: Path) -> Listing:
         sidecars = tuple(p for p in map(path.with_suffix, SIDECARS) if p in captions)
         used.update(sidecars)
         name = path.relative_to(folder).as_posix()
-        candidates.append(Candidate(path, name, sidecars, rows.get(path)))
+        row = rows.get(path)
+        candidates.append(Candidate(path, name, sidecars, row, _repeats(name, row)))
     known = {candidate.path for candidate in candidates} | used
     rest = [path for path in files if path not in known and path.name not in METADATA_NAMES]
     return Listing(
@@ -114,6 +120,15 @@ def _walk(folder: Path) -> Iterator[Path]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(place, name) for name in files)
+
+
+def _repeats(name: str, row: MetadataRow | None) -> int:
+    told = row.values.get("repeats") if row else None
+    if str(told).isdecimal():
+        return max(1, min(int(told), _MOST_REPEATS))
+    folder = name.rpartition("/")[0].rpartition("/")[2]
+    number = re.match(r"(\d{1,4})_", folder)
+    return max(1, int(number[1])) if number else 1
 
 
 def _is_document(path: Path) -> bool:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -19,11 +19,13 @@ class Mask:
 
     Attributes:
         path: a picture file, white where the picture counts.
+        of_alpha: it is the file's transparency that counts, not its brightness.
         sha256: of the opened mask's pixels.
     """
 
     path: Path
     sha256: str
+    of_alpha: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,10 @@ class Picture:
         """
         if self.mask is None:
             return None
-        mask = decode(self.mask.path, "black", self.max_megapixels).image
-        if self.framing:
-            # What is padded onto the picture is no part of it.
-            mask = replace(self.framing, background="black").apply(mask)
-        mask = mask.convert("L")
+        decoded = decode(self.mask.path, "black", self.max_megapixels)
+        mask = decoded.alpha if self.mask.of_alpha and decoded.alpha else decoded.image
+        # What is padded onto the picture is no part of it.
+        mask = self.framing.mask(mask) if self.framing else mask.convert("L")
         if pixel_hash(mask) != self.mask.sha256:
             raise ImageSetError(
                 f"{self.mask.path} has changed since the set was made; run the curation again"

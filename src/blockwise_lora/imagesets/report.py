@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from blockwise_lora.imagesets.captioning import CaptionTable
@@ -14,6 +15,7 @@ class CurationReport:
 
     Attributes:
         folder: the folder as it was named.
+        root: where its pictures lie on this machine.
         verdicts: one for each input picture, in the order of names.
         others: files that are no pictures by their names.
         warnings: what the user should know, in words.
@@ -23,6 +25,7 @@ class CurationReport:
     """
 
     folder: str
+    root: Path
     verdicts: tuple[Verdict, ...]
     others: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -46,6 +49,9 @@ class CurationReport:
             "kept": len(self.kept),
             "dropped": len(self.dropped),
             "reasons": _counts(verdict.reason for verdict in self.dropped),
+            "flags": _counts(f.split(" (")[0] for verdict in self.kept for f in verdict.flags),
+            "reviewed": sum(bool(verdict.decision) for verdict in self.verdicts),
+            "shown_in_a_pass": sum(verdict.repeats for verdict in self.kept),
             "caption_sources": _counts(verdict.caption_source for verdict in self.kept),
             **self.captions.summary(),
             "notes": _counts(note for verdict in self.verdicts for note in verdict.notes),
@@ -61,7 +67,8 @@ class CurationReport:
             {
                 "file": verdict.file,
                 "status": "kept" if verdict.kept else "dropped",
-                **{k: v for k, v in asdict(verdict).items() if k not in ("file", "notes")},
+                **{k: v for k, v in asdict(verdict).items() if k not in ("file", "notes", "flags")},
+                "flags": "; ".join(verdict.flags),
                 "notes": "; ".join(verdict.notes),
             }
             for verdict in self.verdicts

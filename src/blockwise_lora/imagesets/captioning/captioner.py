@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from blockwise_lora.imagesets.captioning.concept import (
     ConceptTag,
     ConceptTagRules,
@@ -12,7 +14,13 @@ from blockwise_lora.imagesets.captioning.concept import (
     seen_in,
 )
 from blockwise_lora.imagesets.captioning.rule import CaptionRule
-from blockwise_lora.imagesets.captioning.subject import CaptionSource, Encoder, Subject, batched
+from blockwise_lora.imagesets.captioning.subject import (
+    CaptionSource,
+    Encoder,
+    Subject,
+    T,
+    batched,
+)
 from blockwise_lora.imagesets.captioning.table import CaptionRow, CaptionTable
 from blockwise_lora.imagesets.captioning.tags import join_tags, key
 from blockwise_lora.imagesets.captioning.tidy import TagRules, tidy
@@ -98,15 +106,24 @@ class Captioner:
         found = concept_tags(plain, other_tags, self.concept)
         if not (self.judge and others and found):
             return found
+        names = [tag.tag for tag in found]
+        some = spread(range(len(subjects)), COMPARED)
+        seen = self._seen([subjects[i] for i in some], others, names)
+        covered = {}
+        for name, sight in zip(names, seen.T, strict=True):
+            said = [key(name) in map(key, plain[i]) for i in some]
+            covered[key(name)] = float(np.logical_or(said, sight).mean())
+        return concept_tags(plain, other_tags, self.concept, covered)
+
+    def _seen(
+        self, subjects: Sequence[Subject], others: Sequence[Subject], tags: Sequence[str]
+    ) -> np.ndarray:
         judge = self.judge()
         ours, theirs = (
-            judge.images([subject.open() for subject in group])
-            for group in (spread(subjects, COMPARED), others)
+            np.concatenate([judge.images([s.open() for s in few]) for few in batched(group)])
+            for group in (subjects, others)
         )
-        names = [tag.tag for tag in found]
-        shares = seen_in(ours, theirs, judge.texts(names))
-        seen = {key(tag): float(share) for tag, share in zip(names, shares, strict=True)}
-        return concept_tags(plain, other_tags, self.concept, seen)
+        return seen_in(ours, theirs, judge.texts(tags))
 
     def _composed(
         self, rows: Sequence[CaptionRow], tidied: Sequence[Tags], own: Sequence[ConceptTag]
@@ -137,7 +154,7 @@ class Captioner:
         return counted, [warning] if warning else []
 
 
-def spread(items: Sequence[Subject], most: int) -> list[Subject]:
+def spread(items: Sequence[T], most: int) -> list[T]:
     """At most so many items, evenly out of all of them."""
     count = min(len(items), most)
     return [items[i * len(items) // count] for i in range(count)]

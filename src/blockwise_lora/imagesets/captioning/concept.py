@@ -66,7 +66,8 @@ class ConceptTag:
         tag: in its most frequent spelling.
         prevalence: share of the set's captions that have it.
         background: share of the other pictures' captions; None where there are none.
-        seen: share of the set's pictures in which the judge sees it; None without a judge.
+        covered: share of the set's pictures that have it in the caption or show it to the judge;
+            None without a judge.
         own: whether it belongs to the trigger.
         why: in words.
     """
@@ -74,7 +75,7 @@ class ConceptTag:
     tag: str
     prevalence: float
     background: float | None
-    seen: float | None
+    covered: float | None
     own: bool
     why: str
 
@@ -83,7 +84,7 @@ def concept_tags(
     captions: Sequence[Tags],
     background: Sequence[Tags],
     rules: ConceptTagRules,
-    seen: Mapping[str, float] | None = None,
+    covered: Mapping[str, float] | None = None,
 ) -> tuple[ConceptTag, ...]:
     """Every tag that at least half of the captions have, the most frequent first.
 
@@ -91,7 +92,8 @@ def concept_tags(
         captions: tags of each picture of the set, cleaned up, without the trigger.
         background: tags of pictures of something else, made in the same way; may be empty.
         rules: from when on a tag is the concept's own.
-        seen: the share of the set's pictures in which a judge sees a tag, by the tag's `key`.
+        covered: the share of the set's pictures that have a tag in the caption or show it to a
+            judge, by the tag's `key`.
     """
     spelling: dict[str, Counter[str]] = {}
     for tag in (tag for tags in captions for tag in tags):
@@ -99,7 +101,7 @@ def concept_tags(
     have, others = (_counts(of) for of in (captions, background))
     sizes = len(captions), len(background)
     found = [
-        _judged(spelling[tag].most_common(1)[0][0], (count, others[tag]), sizes, rules, seen)
+        _judged(spelling[tag].most_common(1)[0][0], (count, others[tag]), sizes, rules, covered)
         for tag, count in have.items()
         if count >= CANDIDATE * len(captions)
     ]
@@ -113,7 +115,7 @@ def remove(tags: Tags, own: Sequence[ConceptTag]) -> Tags:
 
 
 def seen_in(pictures: np.ndarray, others: np.ndarray, tags: np.ndarray) -> np.ndarray:
-    """Share of pictures in which each tag can be seen.
+    """In which pictures each tag can be seen.
 
     A tag can be seen in a picture that is nearer to it than all but `FALSE_ALARMS` of the other
     pictures are.
@@ -124,10 +126,10 @@ def seen_in(pictures: np.ndarray, others: np.ndarray, tags: np.ndarray) -> np.nd
         tags: (t, d).
 
     Returns:
-        (t,), each 0 to 1.
+        (n, t) bool.
     """
     limits = np.quantile(others @ tags.T, 1 - FALSE_ALARMS, axis=0)
-    return (pictures @ tags.T > limits).mean(axis=0)
+    return pictures @ tags.T > limits
 
 
 def _counts(captions: Sequence[Tags]) -> Counter[str]:
@@ -139,14 +141,14 @@ def _judged(
     counts: tuple[int, int],
     sizes: tuple[int, int],
     rules: ConceptTagRules,
-    seen: Mapping[str, float] | None,
+    covered: Mapping[str, float] | None,
 ) -> ConceptTag:
     prevalence = counts[0] / sizes[0]
     background = counts[1] / sizes[1] if sizes[1] else None
-    sight = None if seen is None else seen.get(key(tag))
+    share = None if covered is None else covered.get(key(tag))
     own, why = True, f"in {counts[0]} of {sizes[0]} captions"
-    if prevalence < rules.shared and sight is not None and sight >= rules.shared:
-        why += f", and seen in {sight:.0%} of the pictures"
+    if prevalence < rules.shared and share is not None and share >= rules.shared:
+        why += f", with what the judge sees in {share:.0%} of the pictures"
     elif prevalence < rules.shared:
         own, why = False, f"{why}: not shared by all"
     if own and sizes[0] < FEWEST:
@@ -155,7 +157,7 @@ def _judged(
         own, why = False, f"{why}, but in {counts[1]} of {sizes[1]} of something else, too"
     if own and key(tag) in {key(kept) for kept in rules.keep}:
         own, why = False, f"{why}; kept, as concept_tags.keep says"
-    return ConceptTag(tag, prevalence, background, sight, own, why)
+    return ConceptTag(tag, prevalence, background, share, own, why)
 
 
 def _chance(counts: tuple[int, int], sizes: tuple[int, int]) -> float:

@@ -67,7 +67,7 @@ class CaptionTable:
         """The rows for a CSV file, which is a review file, too.
 
         `decision` and `caption` are left empty for a person to fill in: copy the file, write
-        into the copy, and name it as `curation.review`.
+        into the copy, and name it as the concept's `review`.
         """
         return [
             {

@@ -26,6 +26,15 @@ class Looks:
     views: np.ndarray
     extent: np.ndarray
 
+    @classmethod
+    def of(cls, data: bytes, extent: np.ndarray) -> "Looks":
+        """Views from their bytes.
+
+        Raises:
+            ValueError: the bytes are damaged.
+        """
+        return cls(np.frombuffer(data, np.uint8).reshape(len(extent), SIDE, SIDE, 3), extent)
+
 
 def looks_of(image: Image.Image) -> Looks:
     """Shrink an RGB picture to its looks."""

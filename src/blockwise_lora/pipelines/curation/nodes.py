@@ -32,6 +32,7 @@ class ConceptConfig:
         caption_template: how trigger and a picture's own caption are put together.
         source: who made the pictures, for the data card.
         licence: of the pictures, for the data card.
+        review: a CSV file with a person's decisions and captions, which win; see docs/curation.md.
         blocks: this and the following are what `--params character.blocks=...` adds; the
             training looks after them.
     """
@@ -42,6 +43,7 @@ class ConceptConfig:
     caption_template: str = "{trigger} {caption}"
     source: str | None = None
     licence: str | None = None
+    review: str | None = None
     blocks: Any = None
     method: Any = None
     rank: Any = None
@@ -59,16 +61,25 @@ def screen_pictures(
     concept: Mapping[str, Any],
     curation: Mapping[str, Any],
     captioning: Mapping[str, Any],
+    device: str = "cpu",
     where: str = "concept",
 ) -> Screening:
     """What of a concept's pictures can be used; `where` is its name in messages."""
+    from blockwise_lora.diffusion.checkpoints import user_cache
     from blockwise_lora.imagesets import CaptioningConfig, CurationConfig, screen_folder
 
     config = typed(CurationConfig, curation, "curation")
     # A mistake that only the next node would notice should not cost the minutes of this one.
     typed(CaptioningConfig, captioning, "captioning")
     described, _ = _described(concept, where)
-    return screen_folder(described.pictures, config, progress=True)
+    return screen_folder(
+        described.pictures,
+        config,
+        review=described.review,
+        cache=user_cache() / "curation",
+        judge=_encoder(device)(config.judge) if config.judge else None,
+        progress=True,
+    )
 
 
 def caption_pictures(

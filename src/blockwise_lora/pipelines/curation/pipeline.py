@@ -25,7 +25,7 @@ def _of(concept: str) -> Pipeline:
         [
             node(
                 screen,
-                ["params:concept", "params:curation", "params:captioning"],
+                ["params:concept", "params:curation", "params:captioning", "params:device"],
                 "screened",
                 name="screen_pictures",
             ),
