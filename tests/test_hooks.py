@@ -49,6 +49,29 @@ def training() -> Pipeline:
     return Pipeline([node(lambda: 1, None, "character.adapter", name="train")])
 
 
+def parameters(blocks: str) -> dict:
+    spec = {"method": "lora", "blocks": blocks, "rank": 2}
+    concept = {"pictures": "x", "trigger": "zkc", "class_word": "cat"}
+    return {
+        "character": concept,
+        "style": concept,
+        "variant": "lora",
+        "variants": {"lora": {"character": spec, "style": spec}},
+        "training": {},
+        "seed": 0,
+    }
+
+
+def test_masks_are_checked_before_anything_runs(tmp_path):
+    hook = ParameterHooks()
+    hook.after_context_created(context(tmp_path, parameters("all+inn0:0")))
+    with pytest.raises(UserError, match=r"character: mask 'all\+inn0:0', position 5"):
+        hook.before_pipeline_run(training())
+    hook.before_pipeline_run(Pipeline([node(lambda: 1, None, "samples", name="other")]))
+    hook.after_context_created(context(tmp_path, parameters("NOT in0")))
+    hook.before_pipeline_run(training())
+
+
 def started(tmp_path: Path, pipeline: Pipeline, **tracking) -> TrackingHooks:
     hooks = TrackingHooks()
     parameters = {"tracking": tracking, "variant": "lora", "variants": {"lora": {"style": {}}}}

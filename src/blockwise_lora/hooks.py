@@ -12,6 +12,7 @@ from kedro.framework.hooks import hook_impl
 
 from blockwise_lora.errors import UserError
 from blockwise_lora.parameters import typed
+from blockwise_lora.pipelines.training.recipes import CONCEPTS, resolve
 from blockwise_lora.recording import RECORDED, Recorder
 from blockwise_lora.tracking import Tracker, TrackingConfig, invocation_name
 
@@ -31,6 +32,21 @@ class ParameterHooks:
         given = dict(context.config_loader.runtime_params or {})
         if given:
             check_overrides(given, _parameters_alone(context.config_loader))
+        self._parameters = context.params
+
+    @hook_impl
+    def before_pipeline_run(self, pipeline: Any) -> None:
+        """Check masks and methods before curation begins, where the run is to train.
+
+        Raises:
+            UserError: as `resolve`.
+        """
+        if not any(name.endswith(".adapter") for name in pipeline.all_outputs()):
+            return
+        names = ("variant", "variants", "training", "seed")
+        for concept in CONCEPTS:
+            groups = {name: self._parameters[name] for name in names}
+            resolve(concept, concept=self._parameters[concept], **groups)
 
 
 def check_overrides(given: dict[str, Any], parameters: dict[str, Any]) -> None:
