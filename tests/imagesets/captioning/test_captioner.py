@@ -143,11 +143,11 @@ def test_the_judge_finds_what_some_captions_leave_out(subject, others):
     eye = Eye()
     captioner = Captioner(RULE, (SIDECAR,), concept=REMOVE, judge=lambda: eye)
     table = captioner(pictures, background=others)
-    found = {tag.tag: (tag.prevalence, tag.seen, tag.own) for tag in table.concept_tags}
+    found = {tag.tag: (tag.prevalence, tag.covered, tag.own) for tag in table.concept_tags}
     assert found == {
         "cat": (1.0, 1.0, True),
         "animal": (0.6, 1.0, True),
-        "big": (0.6, 0.0, False),
+        "big": (0.6, 0.6, False),  # what captions say counts, though the judge does not see it
     }
     assert after(table) == ["zkc", "zkc", "zkc, big", "zkc, big", "zkc, big"]
     captioner(pictures)  # nothing to compare with: nothing to look at

@@ -27,7 +27,7 @@ def test_what_all_share_and_others_lack_is_the_concepts():
     assert (yellow.prevalence, yellow.background, yellow.own) == (0.75, 1 / 6, False)
     assert cat.why == "in 4 of 4 captions"
     assert yellow.why == "in 3 of 4 captions: not shared by all"
-    assert cat.seen is None
+    assert cat.covered is None
 
 
 def test_removal_takes_every_spelling():
@@ -65,14 +65,15 @@ def test_without_other_pictures_the_captions_decide():
 
 
 def test_the_judge_fills_gaps_but_makes_nothing_up():
-    seen = {"cat face": 0.2, "yellow": 0.95, "grinning": 1.0}
-    found = by_name(concept_tags(CATS, OTHERS, RULES, seen))
+    covered = {"cat face": 1.0, "yellow": 0.95, "grinning": 1.0}
+    found = by_name(concept_tags(CATS, OTHERS, RULES, covered))
     # Three of four captions and one of six others: p = 0.12. Twice as many pictures: p = 0.01.
     assert not found["yellow"].own
-    found = by_name(concept_tags(CATS * 2, OTHERS * 2, RULES, seen))
+    found = by_name(concept_tags(CATS * 2, OTHERS * 2, RULES, covered))
     assert found["yellow"].own
-    assert found["yellow"].why == "in 6 of 8 captions, and seen in 95% of the pictures"
-    assert found["cat face"].own  # a word in every caption tells pictures apart in no case
+    assert found["yellow"].why == (
+        "in 6 of 8 captions, with what the judge sees in 95% of the pictures"
+    )
     assert "grinning" not in found  # one caption in four: it is what makes pictures differ
 
 
@@ -99,7 +100,10 @@ def test_seen_is_measured_against_the_other_pictures():
     others = np.array([[i / 100, 0.5, 0.0] for i in range(100)], dtype=np.float32)
     pictures = np.array([[0.96, 0.5, 0.1], [0.93, 0.5, 0.2]], dtype=np.float32)
     # 95 of 100 others are below 0.9405; all others are 0.5; all others are 0.
-    assert seen_in(pictures, others, tags).tolist() == [0.5, 0.0, 1.0]
+    assert seen_in(pictures, others, tags).tolist() == [
+        [True, False, True],
+        [False, False, True],
+    ]
 
 
 def test_mistakes_are_refused_together():
