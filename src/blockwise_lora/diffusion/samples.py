@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +12,11 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from blockwise_lora.adapters import set_strengths
+from blockwise_lora.adapters.merge import Merged
+from blockwise_lora.adapters.strength import Strength
+from blockwise_lora.diffusion.merging import MergeConfig, merged_acting
 from blockwise_lora.diffusion.prompts import CONDITIONS, Concept, Condition, fill_all
-from blockwise_lora.diffusion.sampling import SamplingConfig, sample
+from blockwise_lora.diffusion.sampling import SamplingConfig, StepHook, sample
 from blockwise_lora.errors import UserError
 from blockwise_lora.parameters import ParameterError, asdict, typed
 
@@ -51,6 +55,8 @@ class CombinationConfig:
     pictures_per_prompt: int = 4
     """Each with a seed of its own, counting up from the run's seed."""
     strengths: Strengths = field(default_factory=Strengths)
+    merge: MergeConfig = field(default_factory=MergeConfig)
+    """How the two adapters become one for the pictures of both."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
     def __post_init__(self) -> None:
@@ -149,6 +155,7 @@ def sample_conditions(
     style: Concept,
     config: SamplingConfig,
     strengths: Strengths = Strengths(),
+    merged: Merged | None = None,
     variant: str = "",
 ) -> SampleSet:
     """Sample every prompt with every seed under every condition.
@@ -165,6 +172,7 @@ def sample_conditions(
         style: words for the style.
         config: how to sample.
         strengths: of the adapters where they are active.
+        merged: what acts in the place of both, made with these strengths.
         variant: recorded in the rows.
 
     Raises:
@@ -181,16 +189,30 @@ def sample_conditions(
             for seed in seeds
         ]
         active = {name: getattr(strengths, name) for name in _ACTIVE[condition]}
-        set_strengths(base.unet, active)
-        pictures += sample(
-            base,
-            [row.prompt for row in new],
-            [row.seed for row in new],
-            config,
-            title=f"sampling {variant}/{condition}" if variant else f"sampling {condition}",
-        )
+        with _acting(base, active, merged if condition == "both" else None) as before_step:
+            pictures += sample(
+                base,
+                [row.prompt for row in new],
+                [row.seed for row in new],
+                config,
+                title=f"sampling {variant}/{condition}" if variant else f"sampling {condition}",
+                before_step=before_step,
+            )
         rows += new
     return SampleSet(tuple(rows), tuple(pictures))
+
+
+@contextmanager
+def _acting(
+    base: BaseModel, strengths: Mapping[str, Strength], merged: Merged | None
+) -> Iterator[StepHook | None]:
+    """Set adapters, or the merge of two, to act; yields what changes from step to step."""
+    if merged is None:
+        set_strengths(base.unet, strengths)
+        yield None
+        return
+    with merged_acting(base, merged, tuple(strengths), strengths) as before_step:
+        yield before_step
 
 
 def contact_sheet(samples: SampleSet, side: int = 96) -> Image.Image:

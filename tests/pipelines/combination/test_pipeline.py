@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from kedro.io import DataCatalog, MemoryDataset
@@ -13,7 +14,7 @@ from blockwise_lora.adapters import (
 )
 from blockwise_lora.parameters import ParameterError
 from blockwise_lora.pipelines.combination import create_pipeline
-from blockwise_lora.pipelines.combination.nodes import sample_prompts
+from blockwise_lora.pipelines.combination.nodes import sample_combinations, sample_prompts
 
 
 @pytest.fixture
@@ -83,3 +84,34 @@ def test_mistakes_are_told_before_anything_is_loaded(adapters, parameters):
         sample_prompts(("both",), adapters, "lora", **(settings | wrong))
     with pytest.raises(ParameterError, match="at least one prompt"):
         sample_prompts(("both",), adapters, "lora", **(settings | {"prompts": []}))
+
+
+def test_the_two_are_merged_for_the_pictures_of_both(adapters, parameters):
+    settings = {k: v for k, v in parameters.items() if k != "variant"}
+
+    def run(**merge):
+        combination = parameters["combination"] | {"merge": merge}
+        combination["strengths"] = {"character": 20.0, "style": {"mid": 15.0}}
+        samples = sample_combinations(
+            *adapters.values(), "lora", **(settings | {"combination": combination})
+        )
+        found = {"character": [], "style": [], "both": []}
+        for row, picture in samples:
+            found[row.condition].append(np.asarray(picture).astype(int))
+        return {condition: np.stack(pictures) for condition, pictures in found.items()}
+
+    active, svd = run(), run(rule="svd", rank=2)
+    stepwise, baked = run(rule="klora"), run(rule="magnitude_prune", density=0.3)
+    for merged in (svd, stepwise, baked):
+        assert all((merged[name] == active[name]).all() for name in ("character", "style"))
+    assert np.abs(svd["both"] - active["both"]).max() <= 1  # rank 2 holds both
+    assert np.abs(stepwise["both"] - active["both"]).max() > 1
+    assert np.abs(baked["both"] - active["both"]).max() > 1
+
+
+def test_a_rule_is_checked_before_anything_is_loaded(adapters, parameters):
+    settings = {k: v for k, v in parameters.items() if k != "variant"}
+    settings["base_model"] = {"source": "does-not-matter"}
+    settings["combination"] = {"merge": {"rule": "svd"}}
+    with pytest.raises(ParameterError, match=r"combination\.merge: svd\.rank: missing"):
+        sample_prompts(("both",), adapters, "lora", **settings)

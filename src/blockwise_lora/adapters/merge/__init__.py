@@ -5,7 +5,7 @@ from blockwise_lora.adapters.merge.errors import MergeError
 from blockwise_lora.adapters.merge.klora import KLora
 from blockwise_lora.adapters.merge.linear import Linear
 from blockwise_lora.adapters.merge.magnitude import MagnitudePrune
-from blockwise_lora.adapters.merge.merging import Rule, merge
+from blockwise_lora.adapters.merge.merging import RULES, Rule, merge
 from blockwise_lora.adapters.merge.parts import Base, Weighted
 from blockwise_lora.adapters.merge.pick import Pick
 from blockwise_lora.adapters.merge.results import BakedModel, Merged, MergedAdapter, Stepwise
@@ -16,6 +16,7 @@ from blockwise_lora.adapters.merge.ties import Ties
 from blockwise_lora.adapters.merge.ziplora import ZipLora
 
 __all__ = [
+    "RULES",
     "BakedModel",
     "Base",
     "Dare",

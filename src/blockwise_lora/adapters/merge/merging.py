@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import get_args
 
 from torch import Tensor
 
-from blockwise_lora.adapters.files import Adapter
+from blockwise_lora.adapters import Adapter
 from blockwise_lora.adapters.merge.dare import Dare
 from blockwise_lora.adapters.merge.errors import MergeError
 from blockwise_lora.adapters.merge.klora import KLora, advantages
@@ -23,6 +24,7 @@ from blockwise_lora.adapters.merge.ziplora import ZipLora
 from blockwise_lora.adapters.updates import LowRank, Update
 
 Rule = Sum | Svd | Linear | MagnitudePrune | Ties | Dare | Pick | ZipLora | KLora
+RULES: Mapping[str, type] = MappingProxyType({rule.name: rule for rule in get_args(Rule)})
 _FULL_SIZE = (MagnitudePrune, Ties, Dare)
 """Rules whose results have no low rank."""
 

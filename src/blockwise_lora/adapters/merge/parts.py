@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 
 from torch import Tensor, nn
 
-from blockwise_lora.adapters.files import Adapter
+from blockwise_lora.adapters import Adapter
 from blockwise_lora.adapters.merge.errors import MergeError
 from blockwise_lora.adapters.updates import Update
 from blockwise_lora.blocks.structure import BlockMap
@@ -61,7 +61,9 @@ class Base:
             first, _, rest = name.partition(".")
             root, path = (roots[first], rest) if first in roots else (denoiser, name)
             module = root.get_submodule(path)
-            modules[name] = getattr(module, "base_layer", module)
+            while hasattr(module, "base_layer"):  # adapters of several kinds wrap each other
+                module = module.base_layer
+            modules[name] = module
         return cls(blocks, modules)
 
     def weight(self, module: str) -> Tensor:

@@ -1,12 +1,13 @@
 """What a merge can be: an adapter, a changed base model, or a choice made at each step."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from blockwise_lora.adapters.files import Adapter
+from blockwise_lora.adapters import Adapter
 from blockwise_lora.adapters.merge.errors import MergeError
 from blockwise_lora.adapters.merge.klora import KLora
 from blockwise_lora.adapters.merge.parts import Base, Weighted
@@ -40,6 +41,18 @@ class BakedModel:
     weights: Mapping[str, Tensor]
     errors: Mapping[str, float]
     metadata: Mapping[str, str]
+
+    @contextmanager
+    def applied(self, denoiser: nn.Module, *text_encoders: nn.Module) -> Iterator[None]:
+        """`apply` for a while: at the end the model has its own weights again, to the bit."""
+        base = Base.of(denoiser, *text_encoders)
+        own = {module: base.weight(module).clone() for module in self.weights}
+        self.apply(denoiser, *text_encoders)
+        try:
+            yield
+        finally:
+            for module, weight in own.items():
+                base.weight(module).copy_(weight)
 
     @torch.no_grad()
     def apply(self, denoiser: nn.Module, *text_encoders: nn.Module) -> None:

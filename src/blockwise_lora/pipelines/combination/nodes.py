@@ -47,7 +47,7 @@ def sample_prompts(
     device: str,
     seed: int,
 ) -> SampleSet:
-    """Load the base model, attach the adapters, and sample.
+    """Load the base model, attach the adapters, merge them if that is asked for, and sample.
 
     Evaluation samples the base model's own pictures with it: `("base",), {}, "base"`.
 
@@ -65,6 +65,7 @@ def sample_prompts(
     """
     from blockwise_lora.adapters import load_adapter
     from blockwise_lora.diffusion.base import load_from_parameters
+    from blockwise_lora.diffusion.merging import at_strength, merge_adapters
     from blockwise_lora.diffusion.prompts import parse_prompts
     from blockwise_lora.diffusion.samples import CombinationConfig, sample_conditions
 
@@ -73,6 +74,10 @@ def sample_prompts(
     base = load_from_parameters(base_model, device)
     for name, adapter in adapters.items():
         load_adapter(base.unet, adapter, name)
+    merged = None
+    if "both" in conditions and config.merge.rule != "active":
+        pair = [at_strength(base, a, getattr(config.strengths, n)) for n, a in adapters.items()]
+        merged = merge_adapters(pair, config.merge, base)
     return sample_conditions(
         base,
         [template.text for template in templates],
@@ -82,5 +87,6 @@ def sample_prompts(
         style=words("style", style),
         config=config.sampling,
         strengths=config.strengths,
+        merged=merged,
         variant=variant,
     )
