@@ -1,0 +1,113 @@
+"""Copies are found however they were changed; other pictures are not."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageOps
+
+from blockwise_lora.imagesets.likeness import Limits, Search, looks_of
+
+
+@pytest.fixture
+def photo(textured):
+    return textured(3, 160, 160)
+
+
+def drawn(mouth, skin="#f3d2a2"):
+    image = Image.new("RGB", (256, 256), "white")
+    pen = ImageDraw.Draw(image)
+    pen.ellipse((40, 40, 216, 216), fill=skin, outline="black", width=6)
+    for x in (96, 160):
+        pen.ellipse((x - 10, 92, x + 10, 122), fill="black")
+    pen.arc((88, 120, 168, 190), *mouth, fill="black", width=8)
+    return image.resize((128, 128), Image.Resampling.LANCZOS)
+
+
+SMILE, FROWN = (20, 160), (200, 340)
+
+
+def encoded(image, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, **options)
+    return Image.open(buffer).convert("RGB")
+
+
+def marked(image):
+    layer = Image.new("L", image.size, 0)
+    ImageDraw.Draw(layer).text((10, image.height - 24), "mine.com", 90, font_size=16)
+    image = image.copy()
+    image.paste((60, 60, 60), (0, 0, *image.size), layer)
+    return image
+
+
+CHANGES = {
+    "jpeg": lambda im: encoded(im, format="JPEG", quality=60),
+    "smaller": lambda im: im.resize([s * 6 // 10 for s in im.size], Image.Resampling.LANCZOS),
+    "cropped": lambda im: im.crop((5, 3, im.width - 4, im.height - 6)),
+    "framed": lambda im: ImageOps.expand(im, 12, "black"),
+    "framed white": lambda im: ImageOps.expand(im, 9, "white"),
+    "tinted": lambda im: Image.fromarray(np.rint(np.asarray(im) * (1, 0.92, 0.8)).astype(np.uint8)),
+    "turned": lambda im: im.rotate(3, Image.Resampling.BICUBIC, fillcolor="white"),
+    "marked": marked,
+}
+
+
+def found(original, other, **options):
+    search = Search(Limits(), **options)
+    assert search.add([looks_of(original)], [0]) == {}
+    return search.add([looks_of(other)], [1]).get(1)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_copies_of_a_photograph_and_of_a_drawing(photo, change):
+    for original in (photo, drawn(SMILE)):
+        match = found(original, CHANGES[change](original))
+        assert match is not None
+        assert match.key == 0
+        assert match.difference <= 35
+
+
+def test_other_pictures_are_no_copies(photo, textured):
+    assert found(photo, textured(4, 160, 160)) is None
+    assert found(drawn(SMILE), drawn(FROWN)) is None
+    assert found(drawn(SMILE), drawn(SMILE, "#d5ab88")) is None
+    # A small and a large drawing of one thing are two pictures.
+    small = Image.new("RGB", (128, 128), "white")
+    small.paste(drawn(SMILE).resize((64, 64)), (32, 32))
+    assert found(drawn(SMILE), small) is None
+
+
+def test_mirror_images_only_when_asked(photo):
+    mirrored = ImageOps.mirror(photo)
+    assert found(photo, mirrored) is None
+    assert found(photo, mirrored, mirrored=True).key == 0
+    assert found(photo, CHANGES["turned"](mirrored), mirrored=True).key == 0
+
+
+def test_of_one_batch_the_first_is_kept_and_groups_do_not_chain(photo, textured):
+    copies = [photo, CHANGES["jpeg"](photo), textured(5, 160, 160), CHANGES["smaller"](photo)]
+    matches = Search(Limits()).add([looks_of(image) for image in copies], range(4))
+    assert {copy: match.key for copy, match in matches.items()} == {1: 0, 3: 0}
+
+
+def test_batches_give_what_one_batch_gives(photo, textured):
+    images = [textured(seed, 96, 96) for seed in range(12)]
+    images += [CHANGES["jpeg"](image) for image in images[:5]]
+    looks = [looks_of(image) for image in images]
+    whole = Search(Limits()).add(looks, range(17))
+    search, parts = Search(Limits()), {}
+    for start in range(0, 17, 4):
+        keys = range(start, min(start + 4, 17))
+        parts |= search.add([looks[key] for key in keys], keys)
+    assert {k: m.key for k, m in whole.items()} == {k: m.key for k, m in parts.items()}
+    assert {k: m.key for k, m in whole.items()} == {12 + i: i for i in range(5)}
+
+
+def test_plain_pictures_match_nothing():
+    assert found(Image.new("RGB", (64, 64), "white"), Image.new("RGB", (64, 64), "black")) is None
+
+
+def test_limits_are_checked():
+    with pytest.raises(ValueError, match=r"similarity is above 0.*\n.*spread is 0 to 1"):
+        Limits(similarity=0, spread=2)
