@@ -36,14 +36,11 @@ TARGET_S, TARGET_GIB = 10.0, 2.0
 def random_adapter(plan: Plan, seed: int) -> Adapter:
     """An adapter of the plan's layers with normal values in both factors."""
     generator = torch.Generator().manual_seed(seed)
-    updates = {
-        layer.name: LowRank(
-            torch.randn(layer.a_shape, generator=generator),
-            torch.randn(layer.b_shape, generator=generator),
-            layer.alpha / layer.rank,
-        )
-        for layer in plan.layers
-    }
+    updates = {}
+    for layer in plan.layers:
+        like = layer.empty()
+        down, up = (torch.randn(x.shape, generator=generator) for x in (like.down, like.up))
+        updates[layer.name] = LowRank(down, up, layer.scale)
     homes = {layer.name: layer.sub_block for layer in plan.layers}
     return Adapter(updates, homes, None, {}, str(seed))
 

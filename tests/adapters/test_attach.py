@@ -13,7 +13,7 @@ from blockwise_lora.adapters import (
     detach,
     trainable_parameters,
 )
-from blockwise_lora.adapters.layers import adapted_layers, lora_layers
+from blockwise_lora.adapters.layers import adapted_layers, tuner_layers
 from blockwise_lora.blocks import BlockMap, MaskError
 
 
@@ -42,7 +42,7 @@ def test_exactly_the_masks_layers_are_adapted_at_their_ranks(tiny_unet, mask, me
         if layer.kind in kinds and ranks[block.name]
     }
     attached = attach(tiny_unet, spec, "a", seeded())
-    layers = dict(lora_layers(tiny_unet))
+    layers = dict(tuner_layers(tiny_unet))
     assert {name: layer.r["a"] for name, layer in layers.items()} == expected
     assert {name: layer.lora_A["a"].weight.shape[0] for name, layer in layers.items()} == expected
     assert {layer.scaling["a"] for layer in layers.values()} == {0.25}

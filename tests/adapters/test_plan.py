@@ -66,7 +66,7 @@ def test_a_rank_in_the_mask_leaves_the_scale_alone(sd15):
     spec = AdapterSpec("in0+in1:32", "locon", rank=8, alpha=4, conv_rank=4, conv_alpha=1)
     for layer in Plan.of(sd15, spec).layers:
         spatial = layer.layer.shape[2:] == (3, 3)
-        assert layer.alpha / layer.rank == (0.25 if spatial else 0.5)
+        assert layer.scale == (0.25 if spatial else 0.5)
 
 
 def test_sdxl_attention_by_block():

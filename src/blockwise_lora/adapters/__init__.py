@@ -1,11 +1,19 @@
 """Adapters: what one is, attaching it to a U-Net, its strength, its files."""
 
-from blockwise_lora.adapters.attach import Attached, attach, detach, trainable_parameters
+from blockwise_lora.adapters.attach import (
+    Attached,
+    attach,
+    detach,
+    parameter_rates,
+    trainable_parameters,
+)
 from blockwise_lora.adapters.errors import AdapterError
-from blockwise_lora.adapters.files import Adapter, load_adapter, read_adapter, save_adapter
+from blockwise_lora.adapters.files import Adapter, extract, load_adapter, read_adapter, save_adapter
 from blockwise_lora.adapters.layers import attached_names
 from blockwise_lora.adapters.norms import block_norms
+from blockwise_lora.adapters.parts import Parts
 from blockwise_lora.adapters.plan import Plan
+from blockwise_lora.adapters.schedule import Schedule, scheduled
 from blockwise_lora.adapters.spec import AdapterSpec
 from blockwise_lora.adapters.strength import set_strengths
 from blockwise_lora.adapters.updates import (
@@ -27,15 +35,20 @@ __all__ = [
     "Kronecker",
     "LowRank",
     "Orthogonal",
+    "Parts",
     "Plan",
+    "Schedule",
     "Update",
     "attach",
     "attached_names",
     "block_norms",
     "detach",
+    "extract",
     "load_adapter",
+    "parameter_rates",
     "read_adapter",
     "save_adapter",
+    "scheduled",
     "set_strengths",
     "trainable_parameters",
 ]

@@ -1,159 +1,227 @@
-"""Attaching adapters to a U-Net through PEFT, and taking them off again."""
+"""Attaching adapters to a model through PEFT's layers, and taking them off again."""
 
-import hashlib
-import math
 import re
-import warnings
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
-from blockwise_lora.adapters.config import lora_config
+from blockwise_lora.adapters.config import peft_config
 from blockwise_lora.adapters.errors import AdapterError
+from blockwise_lora.adapters.initial import initial_update
 from blockwise_lora.adapters.layers import (
     activate,
     adapted_layers,
     attached_names,
-    lora_layers,
+    levels,
     require_attached,
+    tuner_layers,
 )
-from blockwise_lora.adapters.plan import LayerPlan, Plan
+from blockwise_lora.adapters.parts import Model, Parts, part_of
+from blockwise_lora.adapters.plan import Plan
 from blockwise_lora.adapters.spec import AdapterSpec
+from blockwise_lora.adapters.updates import Update
+from blockwise_lora.adapters.wrapping import unwrap, wrap
 from blockwise_lora.blocks.structure import BlockMap
 
 
 @dataclass(frozen=True)
 class Attached:
-    """An adapter in a U-Net.
+    """An adapter in a model.
 
     Attributes:
         name: under which PEFT knows it.
-        spec: what was asked for.
+        spec: what was asked for; None for an adapter that another tool made.
         ranks: full module name to rank, for every adapted layer.
         blocks: sub-block to the number of values trained in it.
         empty_blocks: sub-blocks that the mask trains but where the method finds no layer.
+        rates: full module name to the factor of its learning rate, where it is not 1.
     """
 
     name: str
-    spec: AdapterSpec
+    spec: AdapterSpec | None
     ranks: dict[str, int]
     blocks: dict[str, int]
     empty_blocks: tuple[str, ...]
+    rates: dict[str, float] = field(default_factory=dict)
 
 
-def attach(unet: nn.Module, spec: AdapterSpec, name: str, generator: torch.Generator) -> Attached:
-    """Add a new adapter to a U-Net: the only active and trainable one, the base frozen.
+def attach(model: Model, spec: AdapterSpec, name: str, generator: torch.Generator) -> Attached:
+    """Add a new adapter to a model: the only active and trainable one, the base frozen.
 
-    A starts uniform in +-1/sqrt(fan-in) as PEFT's own, B at zero, so the U-Net's output does not
-    change yet. A layer starts from the same values in every mask: each draws from a generator
-    of its own, seeded with one draw from `generator` and the layer's name. Two masks trained
-    from one seed therefore differ by the mask alone. Weights are float32 whatever the base is.
+    It changes nothing yet: see `initial_update`. A layer starts from the same values in every
+    mask: each draws from a generator of its own, seeded with one draw from `generator` and the
+    layer's name. Two masks trained from one seed therefore differ by the mask alone. Weights are
+    float32 whatever the base is.
 
     Args:
-        unet: a diffusers `UNet2DConditionModel`, with or without other adapters.
+        model: a diffusers U-Net, or `Parts` with text encoders, with or without other adapters.
         spec: what to add.
         name: a new name; letters, digits, `_` and `-`.
         generator: source of the initial values; the global random state is left alone.
 
     Raises:
-        MaskError: the mask does not fit; the U-Net is as before.
-        AdapterError: the name is taken or not usable; the U-Net is as before.
+        MaskError: the mask does not fit; the model is as before.
+        AdapterError: the name is taken or not usable; the model is as before.
     """
-    plan = Plan.of(BlockMap.of(unet), spec)
-    inject(unet, plan, name)
+    parts = Parts.of(model)
+    blocks = parts.blocks
+    plan = Plan.of(blocks, spec)
+    check_name(parts, name)
     seed = int(
         torch.randint(2**62, (), generator=generator, device=generator.device, dtype=torch.int64)
     )
-    layers = dict(adapted_layers(unet, name))
-    with torch.no_grad():
-        for step in plan.layers:
-            layers[step.name].lora_A[name].weight.copy_(_initial_a(step, seed))
-            layers[step.name].lora_B[name].weight.zero_()
-    return Attached(name, spec, plan.ranks, plan.parameters, plan.empty_blocks)
+    updates = {
+        step.name: initial_update(step, spec.init, _weight(parts, step.name), seed)
+        for step in plan.layers
+    }
+    inject(parts, updates, name)
+    rates = {step.name: step.rate for step in plan.layers if step.rate != 1}
+    return describe(name, spec, updates, blocks, plan.empty_blocks, rates)
 
 
-def detach(unet: nn.Module, name: str) -> None:
+def describe(
+    name: str,
+    spec: AdapterSpec | None,
+    updates: Mapping[str, Update],
+    blocks: BlockMap,
+    empty_blocks: tuple[str, ...] = (),
+    rates: Mapping[str, float] | None = None,
+) -> Attached:
+    """What there is to say about updates that were attached, in the model's order."""
+    counts: Counter[str] = Counter()
+    for module, update in updates.items():
+        sub_block, _ = blocks.layers[module]
+        counts[sub_block.name] += sum(tensor.numel() for tensor in update.tensors().values())
+    ranks = {module: update.rank for module, update in updates.items()}
+    return Attached(name, spec, ranks, dict(counts), empty_blocks, dict(rates or {}))
+
+
+def detach(model: Model, name: str) -> None:
     """Take an adapter off; layers left without any become plain layers again.
 
     Raises:
         AdapterError: there is no such adapter.
     """
-    require_attached(unet, name)
-    _remove(unet, name)
+    require_attached(model, name)
+    _remove(Parts.of(model), name)
 
 
-def trainable_parameters(unet: nn.Module, name: str) -> list[nn.Parameter]:
-    """The adapter's A and B of every layer, in the model's order.
+def trainable_parameters(model: Model, name: str) -> list[nn.Parameter]:
+    """All of the adapter's parameters, in the model's order.
 
     Raises:
         AdapterError: there is no such adapter.
     """
-    require_attached(unet, name)
+    require_attached(model, name)
     return [
-        factor[name].weight
-        for _, layer in adapted_layers(unet, name)
-        for factor in (layer.lora_A, layer.lora_B)
+        parameter
+        for _, level in adapted_layers(model, name)
+        for parameter in _parameters(level, name)
     ]
 
 
-def inject(unet: nn.Module, plan: Plan, name: str) -> None:
-    """Add the plan's layers with arbitrary values.
+def parameter_rates(model: Model, attached: Attached) -> list[float]:
+    """The factor of the learning rate of each of `trainable_parameters`, in their order."""
+    return [
+        attached.rates.get(module, 1.0)
+        for module, level in adapted_layers(model, attached.name)
+        for _ in _parameters(level, attached.name)
+    ]
+
+
+def inject(model: Model, updates: Mapping[str, Update], name: str) -> None:
+    """Let updates act in a model, as an adapter that alone is active and trainable.
+
+    Args:
+        model: where.
+        updates: full module name to update, of the weights' shapes.
+        name: a name that `check_name` accepts.
 
     Raises:
-        AdapterError: the name is taken or not usable; the U-Net is as before.
+        Exception: whatever PEFT raises; the model is as before.
     """
-    _check_name(unet, name)
+    parts = Parts.of(model)
     try:
-        # PEFT draws initial values from the global generator: give it a copy to spend.
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several are meant
-            unet.add_adapter(lora_config(plan.layers), adapter_name=name)
-        layers = dict(adapted_layers(unet, name))
-        if {key: layer.r[name] for key, layer in layers.items()} != plan.ranks:
-            raise RuntimeError(f"PEFT did not adapt the layers that adapter {name!r} plans")
+        for module, update in updates.items():
+            parent, child = parts.locate(module)
+            setattr(parent, child, wrap(getattr(parent, child), name, update))
+        _register(parts, updates, name)
     except BaseException:
-        # PEFT leaves a model half wrapped when it fails.
-        _remove(unet, name)
+        _remove(parts, name)
         raise
-    for layer in layers.values():
-        layer.lora_A[name].to(torch.float32)
-        layer.lora_B[name].to(torch.float32)
+    for _, part in parts.named():
+        part.requires_grad_(False)
+    for _, layer in tuner_layers(parts):
+        activate(layer, [name])
+    for parameter in trainable_parameters(parts, name):
+        parameter.requires_grad_(True)
 
 
-def _initial_a(step: LayerPlan, seed: int) -> torch.Tensor:
-    """Kaiming-uniform values with a = sqrt(5), as PEFT's and nn.Linear's, of shape `a_shape`."""
-    digest = hashlib.sha256(f"{seed}:{step.name}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-    bound = 1 / math.sqrt(math.prod(step.a_shape[1:]))
-    return torch.empty(step.a_shape).uniform_(-bound, bound, generator=generator)
+def check_name(model: Model, name: str) -> None:
+    """Make sure that an adapter can take this name.
 
-
-def _remove(unet: nn.Module, name: str) -> None:
-    """Take off what there is of an adapter, wholly attached or not."""
-    for module_name, layer in list(lora_layers(unet)):
-        if name not in layer.r:  # the first thing that PEFT sets
-            continue
-        # PEFT would activate another adapter in place of the removed one.
-        activate(layer, [other for other in layer.active_adapters if other != name])
-        layer.delete_adapter(name)
-        if not layer.lora_A:
-            parent, _, child = module_name.rpartition(".")
-            setattr(unet.get_submodule(parent), child, layer.get_base_layer())
-    configs = getattr(unet, "peft_config", {})
-    configs.pop(name, None)
-    if not configs:
-        unet._hf_peft_config_loaded = False
-        if hasattr(unet, "peft_config"):
-            del unet.peft_config
-
-
-def _check_name(unet: nn.Module, name: str) -> None:
+    Raises:
+        AdapterError: it is taken or not usable.
+    """
     # Names become keys of module dictionaries, which know no dots and reserve their own words.
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or hasattr(nn.ModuleDict(), name):
         raise AdapterError(
             f"adapter name {name!r} is not usable: take letters, digits, '_' and '-', and no "
             "reserved word such as 'type'"
         )
-    if name in attached_names(unet):
+    if name in attached_names(model):
         raise AdapterError(f"adapter name {name!r} is taken: detach that adapter or take another")
+
+
+def _weight(parts: Parts, module: str) -> torch.Tensor:
+    layer = parts.get(module)
+    return getattr(layer, "get_base_layer", lambda: layer)().weight
+
+
+def _parameters(level: nn.Module, name: str) -> list[nn.Parameter]:
+    """An adapter's parameters in one PEFT layer, in PEFT's order."""
+    holders = (getattr(level, attribute) for attribute in level.adapter_layer_names)
+    return [getattr(holder[name], "weight", holder[name]) for holder in holders if name in holder]
+
+
+def _register(parts: Parts, updates: Mapping[str, Update], name: str) -> None:
+    """Tell diffusers and transformers of the adapter, as their own `add_adapter` does."""
+    for prefix, part in parts.named():
+        own = {
+            module.removeprefix(prefix): update
+            for module, update in updates.items()
+            if part_of(module) == (prefix.rstrip(".") or "unet")
+        }
+        if own:
+            if not hasattr(part, "peft_config"):
+                part.peft_config = {}
+            part.peft_config[name] = peft_config(own)
+            part._hf_peft_config_loaded = True
+
+
+def _remove(parts: Parts, name: str) -> None:
+    """Take off what there is of an adapter, wholly attached or not."""
+    for module, layer in list(tuner_layers(parts)):
+        kept = []
+        for level in [*levels(layer)]:
+            if name in level.r:  # the first thing that PEFT sets
+                active = [other for other in level.active_adapters if other != name]
+                activate(level, active)
+                if unwrap(level, name):
+                    continue
+            kept.append(level)
+        inner = layer.get_base_layer()
+        for level in reversed(kept):
+            level.base_layer = inner
+            inner = level
+        parent, child = parts.locate(module)
+        setattr(parent, child, inner)
+    for _, part in parts.named():
+        configs = getattr(part, "peft_config", {})
+        configs.pop(name, None)
+        if not configs and hasattr(part, "peft_config"):
+            part._hf_peft_config_loaded = False
+            del part.peft_config

@@ -1,25 +1,30 @@
 """What an adapter's file says about it, beside the weights.
 
 lora_adapter_metadata    PEFT's configuration as diffusers writes and reads it
+blockwise_lora.peft      the same for methods of which diffusers knows nothing
 blockwise_lora.spec      the specification
 blockwise_lora.mask      the mask in canonical form
 blockwise_lora.blocks    sub-block -> its ranks as resolved, and the modules it consists of,
 so that reports need no model, and later presets change nothing
+blockwise_lora.shapes    module -> its weight's shape, where the tensors leave it open
 """
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from blockwise_lora.adapters.config import anchored, lora_config
-from blockwise_lora.adapters.plan import Plan
+from blockwise_lora.adapters.config import anchored, peft_config
+from blockwise_lora.adapters.parts import part_of
 from blockwise_lora.adapters.spec import AdapterSpec
+from blockwise_lora.adapters.updates import Hadamard, Kronecker, Orthogonal, Update
 from blockwise_lora.blocks.structure import BlockMap
 
-PEFT_CONFIG = "lora_adapter_metadata"
-SPEC, MASK, BLOCKS = (f"blockwise_lora.{key}" for key in ("spec", "mask", "blocks"))
+DIFFUSERS_CONFIG = "lora_adapter_metadata"
+SPEC, MASK, BLOCKS, PEFT_CONFIG, SHAPES = (
+    f"blockwise_lora.{key}" for key in ("spec", "mask", "blocks", "peft", "shapes")
+)
 
-_OURS = ("format", PEFT_CONFIG, SPEC, MASK, BLOCKS)
+_OURS = ("format", DIFFUSERS_CONFIG, SPEC, MASK, BLOCKS, PEFT_CONFIG, SHAPES)
 
 
 def is_reserved(key: str) -> bool:
@@ -27,30 +32,40 @@ def is_reserved(key: str) -> bool:
     return key in _OURS or key.startswith("ss_")
 
 
-def describe(spec: AdapterSpec, plan: Plan, blocks: BlockMap) -> dict[str, str]:
-    """The metadata that both files carry."""
+def describe(spec: AdapterSpec, updates: Mapping[str, Update], blocks: BlockMap) -> dict[str, str]:
+    """The metadata that all of an adapter's files carry."""
+    ranks: dict[str, set[int]] = {}
+    for module, update in updates.items():
+        ranks.setdefault(blocks.layers[module][0].name, set()).add(update.rank)
     table = {
-        block.name: {
-            "ranks": sorted({x.rank for x in plan.layers if x.sub_block == block.name}),
-            "modules": block.prefixes,
-        }
+        block.name: {"ranks": sorted(ranks[block.name]), "modules": block.prefixes}
         for block in blocks.sub_blocks
-        if block.name in plan.parameters
+        if block.name in ranks
     }
     return {"format": "pt", SPEC: spec.to_json(), MASK: str(spec.mask), BLOCKS: _json(table)}
 
 
-def peft_config(plan: Plan) -> dict[str, str]:
-    """PEFT's configuration for diffusers, with full module names in a fixed order.
+def for_peft(updates: Mapping[str, Update]) -> dict[str, str]:
+    """PEFT's configuration of each part, with full module names in a fixed order.
 
-    It is not taken from the U-Net, where PEFT has shortened the names to what is unambiguous in
-    that one model.
+    It is not taken from the model, where PEFT may have shortened the names to what is unambiguous
+    there.
     """
+    parts: dict[str, dict[str, Update]] = {}
+    for module, update in updates.items():
+        part = part_of(module)
+        parts.setdefault(part, {})[module.removeprefix(f"{part}.")] = update
     config = {
-        f"unet.{key}": sorted(value) if isinstance(value, set) else value
-        for key, value in lora_config(plan.layers).to_dict().items()
+        f"{part}.{key}": sorted(value) if isinstance(value, set) else value
+        for part, own in parts.items()
+        for key, value in peft_config(own).to_dict().items()
     }
-    return {PEFT_CONFIG: _json(config)}
+    kind = next(iter(updates.values()))
+    known = not isinstance(kind, Hadamard | Orthogonal)
+    metadata = {DIFFUSERS_CONFIG if known else PEFT_CONFIG: _json(config)}
+    if isinstance(kind, Hadamard | Kronecker | Orthogonal):
+        metadata[SHAPES] = _json({module: update.shape for module, update in updates.items()})
+    return metadata
 
 
 def read_spec(metadata: Mapping[str, str]) -> AdapterSpec:
@@ -62,21 +77,54 @@ def read_spec(metadata: Mapping[str, str]) -> AdapterSpec:
     return AdapterSpec.from_json(metadata[SPEC])
 
 
-def read_alphas(metadata: Mapping[str, str], modules: list[str]) -> dict[str, float]:
-    """Every module's alpha.
+def read_config(metadata: Mapping[str, str]) -> dict:
+    """PEFT's configuration, of all parts.
 
     Raises:
-        ValueError, KeyError, TypeError, AttributeError: the configuration is missing or damaged.
+        ValueError, KeyError: it is missing or damaged.
     """
-    config = json.loads(metadata[PEFT_CONFIG])
-    common, deviating = config["unet.lora_alpha"], config["unet.alpha_pattern"]
-    alphas = {module: float(deviating.get(anchored(module), common)) for module in modules}
-    if not all(math.isfinite(alpha) for alpha in alphas.values()):
-        raise ValueError("an alpha is not finite")
-    return alphas
+    key = PEFT_CONFIG if PEFT_CONFIG in metadata else DIFFUSERS_CONFIG
+    return json.loads(metadata[key])
 
 
-def read_sub_blocks(metadata: Mapping[str, str], modules: list[str]) -> dict[str, str]:
+def rank_and_alpha(config: Mapping, module: str) -> tuple[int, float]:
+    """A module's rank and alpha.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: the configuration is damaged.
+    """
+    part = part_of(module)
+    key = anchored(module.removeprefix(f"{part}."))
+    name = "lora_alpha" if f"{part}.lora_alpha" in config else "alpha"
+    alpha = float(config[f"{part}.alpha_pattern"].get(key, config[f"{part}.{name}"]))
+    rank = int(config[f"{part}.rank_pattern"].get(key, config[f"{part}.r"]))
+    if not math.isfinite(alpha) or rank < 1:
+        raise ValueError(f"alpha {alpha} or rank {rank} of {module} is not usable")
+    return rank, alpha
+
+
+def rotation_terms(config: Mapping, module: str) -> int | None:
+    """How PEFT computes a module's rotations: terms of a series, or None for exactly.
+
+    Raises:
+        KeyError, TypeError: the configuration is damaged.
+    """
+    part = part_of(module)
+    series = config[f"{part}.use_cayley_neumann"]
+    return int(config[f"{part}.num_cayley_neumann_terms"]) if series else None
+
+
+def read_shapes(metadata: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+    """Module to its weight's shape, as far as it is said.
+
+    Raises:
+        ValueError, TypeError, AttributeError: the table is damaged.
+    """
+    table = json.loads(metadata.get(SHAPES, "{}"))
+    return {module: tuple(int(n) for n in shape) for module, shape in table.items()}
+
+
+def read_sub_blocks(metadata: Mapping[str, str], modules: Iterable[str]) -> dict[str, str]:
     """Every module's sub-block.
 
     Raises:

@@ -9,11 +9,14 @@ from blockwise_lora.adapters.files import Adapter
 def block_norms(adapter: Adapter) -> dict[str, float]:
     """Frobenius norm of the change of all weights in each sub-block that the adapter touches.
 
-    It is computed through the factors; no full-size matrix is formed.
+    Low-rank changes are measured through their factors, without a full-size matrix.
+
+    Raises:
+        ValueError: the method's change depends on the base's weights (DoRA, OFT).
     """
     squares: defaultdict[str, float] = defaultdict(float)
     for module, update in adapter.updates.items():
         squares[adapter.sub_blocks[module]] += update.norm() ** 2
-    order = ("IN", "MID", "OUT")
+    order = ("BASE", "IN", "MID", "OUT", "D", "S")
     names = sorted(squares, key=lambda name: (order.index(name.rstrip("0123456789")), name))
     return {name: math.sqrt(squares[name]) for name in names}

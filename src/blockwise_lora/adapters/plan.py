@@ -1,44 +1,69 @@
-"""From a specification and a model's blocks to the rank and alpha of every layer."""
+"""From a specification and a model's blocks to the rank and scale of every layer."""
 
 import math
 from collections import Counter
 from dataclasses import dataclass
 
-from blockwise_lora.adapters.spec import AdapterSpec
-from blockwise_lora.blocks.mask import MaskError
-from blockwise_lora.blocks.structure import BlockMap, Kind, Layer
+import torch
 
-_KINDS: dict[str, tuple[Kind, ...]] = {"lora": ("attention",), "locon": ("attention", "conv")}
+from blockwise_lora.adapters.spec import AdapterSpec, Method
+from blockwise_lora.adapters.updates import (
+    Dora,
+    Hadamard,
+    Kronecker,
+    LowRank,
+    Orthogonal,
+    Update,
+)
+from blockwise_lora.blocks.mask import MaskError
+from blockwise_lora.blocks.settings import per_block
+from blockwise_lora.blocks.structure import BlockMap, Layer
+
+UPDATES: dict[Method, type[Update]] = {
+    "lora": LowRank,
+    "locon": LowRank,
+    "rslora": LowRank,
+    "dora": Dora,
+    "loha": Hadamard,
+    "lokr": Kronecker,
+    "oft": Orthogonal,
+}
 
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """One adapted layer: W becomes W + alpha / rank * B A."""
+    """One layer that is to be adapted.
+
+    Attributes:
+        layer: the layer.
+        sub_block: where it lies.
+        method: how it is changed.
+        rank: the layer's own.
+        scale: factor of what is learned.
+        rate: factor of the learning rate.
+    """
 
     layer: Layer
     sub_block: str
+    method: Method
     rank: int
-    alpha: float
+    scale: float
+    rate: float = 1.0
 
     @property
     def name(self) -> str:
         """The layer's full module name."""
         return self.layer.name
 
-    @property
-    def a_shape(self) -> tuple[int, ...]:
-        """Shape of A: (rank, in), or (rank, in, k, k) for a convolution."""
-        return (self.rank, *self.layer.shape[1:])
-
-    @property
-    def b_shape(self) -> tuple[int, ...]:
-        """Shape of B: (out, rank), or (out, rank, 1, 1) for a convolution."""
-        return (self.layer.shape[0], self.rank, *(1 for _ in self.layer.shape[2:]))
+    def empty(self) -> Update:
+        """The update, with tensors of the right shapes and any values."""
+        return UPDATES[self.method].empty(self.layer.shape, self.rank, self.scale)
 
     @property
     def parameters(self) -> int:
-        """Number of values in A and B."""
-        return math.prod(self.a_shape) + math.prod(self.b_shape)
+        """Number of values that are trained."""
+        with torch.device("meta"):
+            return sum(tensor.numel() for tensor in self.empty().tensors().values())
 
 
 @dataclass(frozen=True)
@@ -60,28 +85,32 @@ class Plan:
 
         Raises:
             MaskError: the mask does not fit the model, trains nothing, or names only blocks
-                without a layer of the method's kind.
+                without a layer of the method's kind; or a rank suits the method in no way.
         """
         ranks = spec.mask.ranks(blocks, spec.rank)
         conv_ranks = spec.mask.ranks(blocks, spec.conv_rank or spec.rank)
+        alphas, rates = per_block(spec.alphas, blocks), per_block(spec.rates, blocks)
+        kinds = ("attention", "conv") if spec.convolutions else ("attention",)
         layers, empty = [], []
         for block in blocks.sub_blocks:
             if not ranks[block.name]:
                 continue
-            chosen = [layer for layer in block.layers if layer.kind in _KINDS[spec.method]]
+            chosen = [layer for layer in block.layers if layer.kind in kinds]
             if not chosen:
                 empty.append(block.name)
             for layer in chosen:
                 spatial = math.prod(layer.shape[2:]) > 1
                 rank = (conv_ranks if spatial else ranks)[block.name]
-                scale = spec.conv_scale if spatial else spec.scale
-                layers.append(LayerPlan(layer, block.name, rank, scale * rank))
+                scale = spec.scale(rank, spatial=spatial, alpha=alphas.get(block.name))
+                rate = rates.get(block.name, 1.0)
+                layers.append(LayerPlan(layer, block.name, spec.method, rank, scale, rate))
         if not layers:
             raise MaskError(
                 f"mask '{spec.mask}' names only blocks without attention ({', '.join(empty)}), "
                 f"where method {spec.method} has nothing to adapt: choose other blocks, or method "
                 "locon, which adapts the convolutions there"
             )
+        _check_ranks(spec, layers)
         return cls(tuple(layers), tuple(empty))
 
     @property
@@ -96,3 +125,21 @@ class Plan:
         for layer in self.layers:
             counts[layer.sub_block] += layer.parameters
         return dict(counts)
+
+
+def _check_ranks(spec: AdapterSpec, layers: list[LayerPlan]) -> None:
+    """Ranks that a mask names have to suit the method, as the specification's own do."""
+    for step in layers:
+        if spec.init == "orthogonal" and step.rank % 2:
+            raise MaskError(
+                f"mask '{spec.mask}' gives {step.sub_block} rank {step.rank}, but init orthogonal "
+                "needs even ranks"
+            )
+        try:
+            with torch.device("meta"):
+                step.empty()
+        except ValueError as error:
+            raise MaskError(
+                f"mask '{spec.mask}' gives {step.sub_block} rank {step.rank}, which does not suit "
+                f"{spec.method} in {step.name}: {error}"
+            ) from None

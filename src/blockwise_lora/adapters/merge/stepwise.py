@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from blockwise_lora.adapters.layers import activate, lora_layers
+from blockwise_lora.adapters.layers import activate, holds, tuner_layers
 from blockwise_lora.adapters.merge.results import Stepwise
 
 
@@ -22,6 +22,6 @@ def choose_adapter(
         steps: how many there are.
     """
     chosen = merged.chosen(step, steps)
-    for key, layer in lora_layers(unet):
-        here = [name for name in names if name in layer.lora_A]
+    for key, layer in tuner_layers(unet):
+        here = [name for name in names if holds(layer, name)]
         activate(layer, [names[chosen[key]]] if key in chosen else here)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from blockwise_lora.adapters.updates.low_rank import LowRank
@@ -35,6 +36,12 @@ class Dora:
         if magnitude.numel() != low_rank.shape[0]:
             raise ValueError(f"{magnitude.numel()} magnitudes for {low_rank.shape[0]} outputs")
         return cls(low_rank, magnitude)
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...], rank: int, scale: float) -> "Dora":
+        """Tensors of the right shapes and any values."""
+        magnitude = torch.empty(shape[0]) if len(shape) == 2 else torch.empty(1, shape[0], 1, 1)
+        return cls(LowRank.empty(shape, rank, scale), magnitude)
 
     @property
     def rank(self) -> int:

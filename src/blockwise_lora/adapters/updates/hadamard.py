@@ -1,5 +1,6 @@
 """LoHa: the elementwise product of two low-rank matrices."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import ClassVar
@@ -52,6 +53,13 @@ class Hadamard:
                 f"the tensors of a LoHa layer do not fit each other: {error}"
             ) from None
         return made
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...], rank: int, scale: float) -> "Hadamard":
+        """Tensors of the right shapes and any values; a kernel is not decomposed."""
+        width = math.prod(shape[1:])
+        one, two = ((torch.empty(shape[0], rank), torch.empty(rank, width)) for _ in range(2))
+        return cls(*one, *two, tuple(shape), scale)
 
     @property
     def rank(self) -> int:

@@ -1,10 +1,12 @@
 """LoKr: the Kronecker product of a small matrix and another, itself low-rank where large."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from peft.tuners.lokr.layer import factorization
 from torch import Tensor
 
 
@@ -54,6 +56,21 @@ class Kronecker:
         if tuple(sizes) != made.shape[:2]:
             raise ValueError(f"a LoKr layer's factors make {sizes}, not {made.shape[:2]}")
         return made
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...], rank: int, scale: float) -> "Kronecker":
+        """Tensors of the right shapes and any values.
+
+        Sizes as in LyCORIS and PEFT: w1 as square as the divisors allow and whole, w2 a product
+        where that is smaller than the whole.
+        """
+        (out1, out2), (in1, in2) = (factorization(size) for size in shape[:2])
+        first = torch.empty(out1, in1)
+        if rank >= max(out2, in2) / 2:
+            whole = torch.empty(out2, in2, *shape[2:])
+            return cls(tuple(shape), scale, rank, w1=first, w2=whole)
+        a, b = torch.empty(out2, rank), torch.empty(rank, in2 * math.prod(shape[2:]))
+        return cls(tuple(shape), scale, rank, w1=first, w2_a=a, w2_b=b)
 
     @property
     def rank(self) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 
@@ -35,6 +36,12 @@ class LowRank:
         if down.dim() < 2 or down.dim() != up.dim() or not 0 < down.shape[0] == up.shape[1]:
             raise ValueError(f"A {tuple(down.shape)} and B {tuple(up.shape)} do not fit each other")
         return cls(down, up, scale)
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...], rank: int, scale: float) -> "LowRank":
+        """Tensors of the right shapes and any values."""
+        down = torch.empty(rank, *shape[1:])
+        return cls(down, torch.empty(shape[0], rank, *(1 for _ in shape[2:])), scale)
 
     @property
     def rank(self) -> int:

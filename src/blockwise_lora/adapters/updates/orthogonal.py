@@ -51,6 +51,24 @@ class Orthogonal:
             )
         return made
 
+    @classmethod
+    def empty(cls, shape: tuple[int, ...], rank: int, scale: float = 1.0) -> "Orthogonal":
+        """Tensors of the right shape and any values.
+
+        Args:
+            shape: of the weight.
+            rank: side of a block. The largest divisor of the inputs up to it is taken.
+            scale: 1; a rotation has none.
+
+        Raises:
+            ValueError: the inputs have no such divisor from 2 on.
+        """
+        inputs = shape[1]
+        size = next((n for n in range(min(rank, inputs), 1, -1) if inputs % n == 0), None)
+        if size is None:
+            raise ValueError(f"{inputs} inputs divide into no blocks of 2 to {rank}")
+        return cls(torch.empty(inputs // size, size * (size - 1) // 2), tuple(shape))
+
     @property
     def rank(self) -> int:
         """The side of a block."""
