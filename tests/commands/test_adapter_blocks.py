@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from blockwise_lora.cli import cli
 from blockwise_lora.diffusion.single_file import TEXT_ENCODER, UNET
+from hub_cache import SDXL_UNET
 
 # Values of SD 1.5 at rank 16 by coarse block, for attention LoRA and for LoCon, as measured.
 SD15 = {
@@ -20,19 +21,6 @@ SD15 = {
     "out1": (2_039_808, 4_231_168),
     "out2": (1_056_768, 2_285_568),
     "out3": (565_248, 1_184_768),
-}
-SDXL = {
-    "_class_name": "UNet2DConditionModel",
-    "block_out_channels": [320, 640, 1280],
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    "transformer_layers_per_block": [1, 2, 10],
-    "attention_head_dim": [5, 10, 20],
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
 }
 
 
@@ -87,7 +75,7 @@ def test_the_table_says_it_under_every_name(sd15):
 
 
 def test_sdxl_from_one_configuration(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps(SDXL))
+    (tmp_path / "config.json").write_text(json.dumps(SDXL_UNET))
     rows = json.loads(blocks(tmp_path / "config.json", "--json").output)
     millions = {k: round(v / 1e6, 2) for k, v in coarse_values(json.dumps(rows)).items()}
     assert millions == {
