@@ -10,9 +10,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
+from typing import Protocol
+
+from filelock import FileLock, Timeout
 
 from blockwise_lora.adapters import Adapter, AdapterSpec, Plan, detach, read_adapter
 from blockwise_lora.adapters.files import WEIGHTS_FILE
@@ -121,6 +125,48 @@ class Bank:
         return Entry(lesson.concept, mask, key, self.folder / lesson.concept / key[:16])
 
 
+class Trainer(Protocol):
+    """Whoever trains passes: this process, or workers elsewhere."""
+
+    def __call__(
+        self, base: BaseModel, lesson: Lesson, passes: Sequence[Sequence[Entry]]
+    ) -> Iterator[tuple[Entry, Failed | None]]:
+        """Put every entry's adapter in its folder; yields each with what went wrong, if it did."""
+
+
+@dataclass(frozen=True)
+class TrainHere:
+    """Trains one pass after the other in this process.
+
+    Attributes:
+        checkpoint_dir: for a run that is cut off within a pass.
+        cache_dir: where latents are kept.
+    """
+
+    checkpoint_dir: Path | None = None
+    cache_dir: Path | None = None
+
+    def __call__(
+        self, base: BaseModel, lesson: Lesson, passes: Sequence[Sequence[Entry]]
+    ) -> Iterator[tuple[Entry, Failed | None]]:
+        """See `Trainer`; the model is as before after each pass."""
+        for entries in passes:
+            jobs = [
+                Job(entry.key[:16], lesson.images, lesson.masked(entry.mask), lesson.config)
+                for entry in entries
+            ]
+            outcomes = train_many(
+                base, jobs, checkpoint_dir=self.checkpoint_dir, cache_dir=self.cache_dir
+            )
+            for entry, outcome in zip(entries, outcomes, strict=True):
+                if isinstance(outcome, Failed):
+                    yield entry, Failed(entry.mask, outcome.error)
+                    continue
+                _store(base, lesson, entry, outcome, outcome.seconds / len(jobs))
+                detach(base.unet, outcome.attached.name)
+                yield entry, None
+
+
 def train_missing(
     base: BaseModel,
     lesson: Lesson,
@@ -128,57 +174,70 @@ def train_missing(
     bank: Bank,
     *,
     at_once: int,
-    checkpoint_dir: Path | None = None,
-    cache_dir: Path | None = None,
-    on_trained: Callable[[Entry, TrainedAdapter], None] = lambda *_: None,
+    trainer: Trainer | None = None,
+    on_trained: Callable[[Entry], None] = lambda _: None,
 ) -> list[Failed]:
     """Train the masks that the bank lacks, several in one pass, and put them there.
 
+    Another process that fills the same bank is not disturbed: what it is training is waited for,
+    not trained a second time.
+
     Args:
-        base: its U-Net is as before when this returns.
+        base: the model.
         lesson: what all masks share.
         masks: that must be in the bank afterwards.
         bank: where adapters are looked up and put.
         at_once: adapters in a pass; a matter of memory and speed.
-        checkpoint_dir: for a run that is cut off within a pass.
-        cache_dir: where latents are kept.
-        on_trained: called for each new adapter once it is in the bank, while it is still attached.
+        trainer: who trains; None: this process, without checkpoints.
+        on_trained: called for each new adapter once it is in the bank.
 
     Returns:
         Masks whose training came to nothing; the others are in the bank.
     """
     missing = [e for e in (bank.entry(base, lesson, mask) for mask in masks) if not e.trained]
-    failed = []
-    for entries in _passes(missing, base, lesson, at_once):
-        jobs = [
-            Job(entry.key[:16], lesson.images, lesson.masked(entry.mask), lesson.config)
-            for entry in entries
-        ]
-        outcomes = train_many(base, jobs, checkpoint_dir=checkpoint_dir, cache_dir=cache_dir)
-        for entry, outcome in zip(entries, outcomes, strict=True):
-            if isinstance(outcome, Failed):
-                failed.append(Failed(entry.mask, outcome.error))
-                continue
-            _store(base, lesson, entry, outcome, outcome.seconds / len(jobs), on_trained)
-            detach(base.unet, outcome.attached.name)
+    trainer = trainer or TrainHere()
+    failed: list[Failed] = []
+    for wait in (False, True):
+        with _claimed(missing, wait) as mine:
+            passes = list(_passes(mine, base, lesson, at_once))
+            for entry, failure in trainer(base, lesson, passes):
+                if failure:
+                    failed.append(failure)
+                else:
+                    on_trained(entry)
+            missing = [e for e in missing if e not in mine]
     return failed
 
 
-def _store(
-    base: BaseModel,
-    lesson: Lesson,
-    entry: Entry,
-    trained: Trained,
-    seconds: float,
-    on_trained: Callable[[Entry, TrainedAdapter], None],
-) -> None:
+@contextmanager
+def _claimed(entries: Sequence[Entry], wait: bool) -> Iterator[list[Entry]]:
+    """The entries that are missing and that no other process is at work on, locked.
+
+    Args:
+        entries: to claim.
+        wait: for others to finish; otherwise what they are at work on is left out.
+    """
+    with ExitStack() as locks:
+        mine = []
+        for entry in entries:
+            entry.folder.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(entry.folder.with_name(f".{entry.folder.name}.lock"))
+            try:
+                locks.enter_context(lock.acquire(timeout=-1 if wait else 0))
+            except Timeout:
+                continue
+            if not entry.trained:  # another process may have finished it meanwhile
+                mine.append(entry)
+        yield mine
+
+
+def _store(base: BaseModel, lesson: Lesson, entry: Entry, trained: Trained, seconds: float) -> None:
     values = sum(trained.attached.blocks.values())
     finished = TrainedAdapter(base, trained, lesson.config, lesson.words)
     with replace_folder(entry.folder) as staging:
         finished.write(staging)
         write_text(staging / COST_FILE, json.dumps({"seconds": seconds, "parameters": values}))
         write_text(staging / LOSS_FILE, json.dumps(trained.losses))
-    on_trained(entry, finished)
 
 
 def _passes(

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from blockwise_lora.blocks.structure import BlockMap
 from blockwise_lora.diffusion.base import BaseModel
-from blockwise_lora.diffusion.trained import TrainedAdapter
 from blockwise_lora.judges.panel import Panel
 from blockwise_lora.judges.protocol import BootstrapConfig
 from blockwise_lora.judges.samples import Question, References
-from blockwise_lora.sweep.bank import Bank, Entry, Lesson, train_missing
+from blockwise_lora.sweep.bank import Bank, Entry, Lesson, Trainer, TrainHere, train_missing
 from blockwise_lora.sweep.outcome import Outcome, Tried, assess
 from blockwise_lora.sweep.pictures import Brief, Stack, Studio, ablated_stack, trained_stack
 from blockwise_lora.sweep.studies import CONCEPTS, FULL, Concept, Pair, Study
@@ -34,7 +33,7 @@ class Workshop:
         pictures: folder of sampled pictures.
         bootstrap: how intervals are made.
         at_once: adapters in a training pass.
-        checkpoint_dir, cache_dir: of the trainer.
+        trainer: who trains: this process, or workers elsewhere.
         on_trained: called for each new adapter.
     """
 
@@ -46,9 +45,8 @@ class Workshop:
     pictures: Path
     bootstrap: BootstrapConfig
     at_once: int = 8
-    checkpoint_dir: Path | None = None
-    cache_dir: Path | None = None
-    on_trained: Callable[[Entry, TrainedAdapter], None] = lambda *_: None
+    trainer: Trainer = field(default_factory=TrainHere)
+    on_trained: Callable[[Entry], None] = lambda _: None
 
     @property
     def blocks(self) -> BlockMap:
@@ -70,8 +68,7 @@ class Workshop:
                 masks,
                 self.bank,
                 at_once=self.at_once,
-                checkpoint_dir=self.checkpoint_dir,
-                cache_dir=self.cache_dir,
+                trainer=self.trainer,
                 on_trained=self.on_trained,
             )
             for failure in failed:

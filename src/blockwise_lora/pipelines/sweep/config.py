@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from blockwise_lora.parameters import typed
+from blockwise_lora.sweep.ray_config import RayConfig
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class SweepConfig:
     first_seed: int = 10_000
     """Of the study's noise."""
     search: SearchConfig = field(default_factory=SearchConfig)
+    ray: RayConfig | None = None
+    """Where passes are trained as Ray tasks; null: here, one after the other."""
 
     def __post_init__(self) -> None:
         mistakes = []

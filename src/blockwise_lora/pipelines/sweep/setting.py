@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from blockwise_lora.diffusion.prompts import PromptTemplate
     from blockwise_lora.imagesets import ImageSet
     from blockwise_lora.judges.samples import Question
-    from blockwise_lora.sweep.bank import Lesson
+    from blockwise_lora.sweep.bank import Lesson, Trainer
     from blockwise_lora.sweep.pictures import Brief
     from blockwise_lora.sweep.workshop import Workshop
 
@@ -33,7 +33,6 @@ def open_workshop(
         pictures: folder of sampled pictures.
     """
     from blockwise_lora.diffusion.base import load_from_parameters
-    from blockwise_lora.diffusion.checkpoints import user_cache
     from blockwise_lora.judges.panel import Panel
     from blockwise_lora.judges.samples import References
     from blockwise_lora.sweep.bank import Bank
@@ -51,9 +50,20 @@ def open_workshop(
         pictures=pictures,
         bootstrap=judging.bootstrap_config(),
         at_once=config.at_once,
-        checkpoint_dir=user_cache() / "checkpoints",
-        cache_dir=user_cache() / "latents",
+        trainer=_trainer(config, parameters),
     )
+
+
+def _trainer(config: SweepConfig, parameters: Mapping[str, Any]) -> Trainer:
+    from blockwise_lora.diffusion.checkpoints import user_cache
+    from blockwise_lora.sweep.bank import TrainHere
+
+    here = TrainHere(user_cache() / "checkpoints", user_cache())
+    if config.ray is None:
+        return here
+    from blockwise_lora.sweep.ray_trainer import TrainOnRay
+
+    return TrainOnRay(config.ray, parameters["base_model"], parameters["device"])
 
 
 def _lesson(name: str, images: ImageSet, variant: str, parameters: Mapping[str, Any]) -> Lesson:
