@@ -17,12 +17,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from blockwise_lora.atomic import write_bytes
+
+# Torch is imported where it is used: pipelines that train nothing ask for the cache's folder, too.
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,8 @@ class Checkpoints:
         Raises:
             WriteError: the folder cannot be written or the disk is full; the old states stay.
         """
+        from safetensors.torch import save
+
         together = {key: state.step for key, state in states.items()}
         written: list[Path] = []
         try:
@@ -126,6 +129,8 @@ class Checkpoints:
 
 
 def _read(path: Path) -> tuple[State, dict[str, int]] | None:
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata()
