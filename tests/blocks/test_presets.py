@@ -94,7 +94,7 @@ def test_all_is_the_communitys_all_for_layers_of_attention(blocks, tiny_unet):
 
 def test_b_loras_content_is_a_block_of_sdxl_only(blocks, three_levels):
     assert Mask.parse("content").selected(three_levels) == ("OUT00",)
-    with pytest.raises(MaskError, match="'content' is for models of 3 in-blocks, this one has 4"):
+    with pytest.raises(MaskError, match="'content' is for U-Nets of 3 in-blocks, this one has 4"):
         Mask.parse("content").ranks(blocks, 8)
 
 
@@ -106,5 +106,5 @@ def test_presets_say_which_models_they_are_for(make_unet):
             up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         )
     )
-    with pytest.raises(MaskError, match="for models of 3 or 4 in-blocks, this one has 2"):
+    with pytest.raises(MaskError, match="for U-Nets of 3 or 4 in-blocks, this one has 2"):
         Mask.parse("all+style:0").ranks(two, 8)

@@ -8,6 +8,11 @@ from blockwise_lora.blocks.mask import Mask, MaskError
 from blockwise_lora.blocks.structure import BlockMap, StructureError
 
 SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8}
+SD21 = {
+    "cross_attention_dim": 1024,
+    "attention_head_dim": (5, 10, 20, 20),
+    "use_linear_projection": True,
+}
 SDXL = {
     "block_out_channels": (320, 640, 1280),
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -81,7 +86,9 @@ def test_sub_blocks_are_one_resnet_with_its_attention_or_one_sampler(sd15):
     assert prefixes["OUT11"] == ("up_blocks.3.resnets.2", "up_blocks.3.attentions.2")
 
 
-@pytest.mark.parametrize(("config", "attention", "both"), [(SD15, 192, 278), (SDXL, 722, 788)])
+@pytest.mark.parametrize(
+    ("config", "attention", "both"), [(SD15, 192, 278), (SD21, 192, 278), (SDXL, 722, 788)]
+)
 def test_module_counts_are_those_of_kohyas_networks(config, attention, both):
     blocks = on_meta(**config)
     count = {k: sum(map(len, blocks.modules(k).values())) for k in ("attention", "conv")}
@@ -89,7 +96,11 @@ def test_module_counts_are_those_of_kohyas_networks(config, attention, both):
     assert count["attention"] + count["conv"] == both
 
 
-@pytest.mark.parametrize("config", [SD15, SDXL])
+def test_sd2_has_the_blocks_of_sd1(sd15):
+    assert on_meta(**SD21).coarse == sd15.coarse
+
+
+@pytest.mark.parametrize("config", [SD15, SD21, SDXL])
 def test_every_layer_is_in_one_sub_block_or_left_out(config):
     with torch.device("meta"):
         unet = UNet2DConditionModel(**config)
@@ -227,6 +238,8 @@ def test_masks_work_on_transformers_as_on_unets():
         "S01": 0,
         "S02": 4,
     }
+    with pytest.raises(MaskError, match="U-Nets of 3 or 4 in-blocks, and this is a transformer"):
+        Mask.parse("style").ranks(blocks, 8)
     with pytest.raises(MaskError, match="no block in0"):
         Mask.parse("in0").ranks(blocks, 8)
 

@@ -65,6 +65,10 @@ def test_the_strength_of_a_text_encoder_that_is_not_spoken_of_stays_as_it_is():
     assert "base" not in vector("1,0.5" + ",0" * 15).stdout
 
 
+def test_a_negative_strength_in_front_is_no_option():
+    assert "{all: 0, base: -0.5}" in vector("-0.5" + ",0" * 16).stdout
+
+
 def test_kohyas_ranks_become_a_sentence_with_ranks():
     numbers = "0,0,0,0,16,16,16,8,8,8,8,8" + ",0" * 12 + ",4"
     assert "as ranks:      in1:16+in2-in3:8+OUT11:4\n" in vector(numbers).stdout

@@ -188,9 +188,9 @@ def _preset(name: str, blocks: BlockMap) -> tuple[str, ...]:
     masks = PRESETS[name].masks
     if blocks.depth not in masks:
         depths = " or ".join(map(str, sorted(masks)))
+        here = f"this one has {blocks.depth}" if blocks.depth else "and this is a transformer"
         raise MaskError(
-            f"preset {name!r} is for models of {depths} in-blocks, this one has {blocks.depth}: "
-            "name the blocks instead"
+            f"preset {name!r} is for U-Nets of {depths} in-blocks, {here}: name the blocks instead"
         )
     return Mask.parse(masks[blocks.depth]).selected(blocks)
 

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from blockwise_lora.blocks import Mask, Vector
 
 
-@click.command()
+# A list may begin with a negative strength, which is no option.
+@click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("mask")
 @click.option("--length", type=int, help="Print only the list of so many numbers.")
 def vector(mask: str, length: int | None) -> None:
