@@ -24,10 +24,11 @@ def two(loaded_tiny_base, tmp_path):
     unet, folders = loaded_tiny_base.unet, []
     specs = AdapterSpec("in0-mid", "locon", rank=3), AdapterSpec("mid-out1", rank=2, alpha=6)
     for seed, spec in enumerate(specs):
-        attach(unet, spec, "a", torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        attach(unet, spec, "a", generator)
         with torch.no_grad():
             for parameter in trainable_parameters(unet, "a"):
-                parameter += 0.1
+                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
         folders.append(str(tmp_path / f"adapter{seed}"))
         save_adapter(folders[-1], unet, "a", spec=spec)
         detach(unet, "a")

@@ -28,6 +28,7 @@ from blockwise_lora.blocks import MaskError
 from blockwise_lora.diffusion.merging import (
     MergeConfig,
     at_strength,
+    learned_rule,
     merge_adapters,
     merged_acting,
 )
@@ -142,7 +143,7 @@ def test_ziplora_from_folders(base, pair, tmp_path):
     assert isinstance(merged, MergedAdapter)
     assert '"rule": "ziplora"' in merged.adapter.metadata["blockwise_lora.merge"]
     with pytest.raises(MergeError, match="learns on the base model"):
-        merge_adapters(pair, made, None)
+        learned_rule(made, pair, None)
 
 
 def test_rules_by_name():

@@ -118,30 +118,33 @@ class _Nothing:
     """The parameters of no rule."""
 
 
-def merge_adapters(
-    adapters: Sequence[Weighted], config: MergeConfig, model: BaseModel | None, bake: bool = False
-) -> Merged:
-    """Merge as configured; ZipLoRA's factors are learned first.
-
-    Args:
-        adapters: what to merge.
-        config: how.
-        model: the base model, for rules and methods that need it.
-        bake: put the result into the model's weights; they are not changed here.
+def learned_rule(
+    config: MergeConfig, adapters: Sequence[Weighted], model: BaseModel | None
+) -> Rule:
+    """The configured rule; ZipLoRA's factors are learned for it.
 
     Raises:
-        MergeError: as `merge`.
+        MergeError: no rule, no base model to learn on, or nothing to learn.
     """
     rule = config.make()
     if rule is None:
         raise MergeError("rule active merges nothing: name another one")
-    if isinstance(rule, ZipLoraConfig):
-        if model is None:
-            raise MergeError("rule ziplora learns on the base model: name it")
-        sets = [read_imagefolder(folder) for folder in config.pictures]
-        rule = learn_columns(model, adapters, sets, rule).rule
-    base = None if model is None else Base.of(model.unet, model.text_encoder)
-    return merge(adapters, rule, base=base, bake=bake)
+    if not isinstance(rule, ZipLoraConfig):
+        return rule
+    if model is None:
+        raise MergeError("rule ziplora learns on the base model: name it")
+    sets = [read_imagefolder(folder) for folder in config.pictures]
+    return learn_columns(model, adapters, sets, rule).rule
+
+
+def merge_adapters(adapters: Sequence[Weighted], config: MergeConfig, model: BaseModel) -> Merged:
+    """Merge as configured, for a model that stays as it is.
+
+    Raises:
+        MergeError: as `merge` and `learned_rule`.
+    """
+    rule = learned_rule(config, adapters, model)
+    return merge(adapters, rule, base=Base.of(model.unet, model.text_encoder))
 
 
 def at_strength(model: BaseModel, adapter: Adapter, strength: Strength) -> Weighted:

@@ -1,0 +1,160 @@
+"""`adapter merge`: several adapters become one, or a part of the base model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from blockwise_lora.adapters.merge import BakedModel, Base, MergedAdapter, Rule, Weighted
+    from blockwise_lora.diffusion.base import BaseModel
+
+RULES = ("sum", "svd", "linear", "magnitude_prune", "ties", "dare", "pick", "ziplora", "klora")
+
+
+@click.command()
+@click.argument("adapters", nargs=-1, required=True)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="What is written; new.")
+@click.option("--rule", type=click.Choice(RULES), default="sum", show_default=True)
+@click.option("--weights", help="One for each adapter, such as 1,0.8 [default: 1].")
+@click.option("--rank", type=int, help="svd, magnitude_prune, ties, dare: rank of the result.")
+@click.option("--density", type=float, help="magnitude_prune, ties, dare: share of values kept.")
+@click.option("--election", help="ties, dare: total or frequency.")
+@click.option("--everywhere", is_flag=True, default=None, help="They prune lone layers, too.")
+@click.option("--seed", type=int, help="dare, ziplora: of what is drawn.")
+@click.option("--blocks", help="pick: a mask for each adapter, such as in0-out1,out2-out3.")
+@click.option("--pictures", multiple=True, help="ziplora: each adapter's picture folder, in order.")
+@click.option("--steps", type=int, help="ziplora: optimiser steps.")
+@click.option("--base", help="The model: folder, single file or hub id.")
+@click.option("--bake", is_flag=True, help="Put the merge into the base; OUT is a model's folder.")
+@click.option("--to", default="diffusers", show_default=True, help="peft, kohya, lycoris.")
+@click.option("--device", default="cpu", show_default=True, help="ziplora: where to learn.")
+def merge(
+    adapters: tuple[str, ...],
+    out: Path,
+    rule: str,
+    weights: str | None,
+    base: str | None,
+    bake: bool,
+    to: str,
+    device: str,
+    **parameters: Any,
+) -> None:
+    """Merge ADAPTERS of any format, mask, rank and method into one.
+
+    The base is needed where the rule speaks of blocks (pick), learns (ziplora) or bakes, and for
+    methods whose change depends on the base's weights (DoRA, OFT).
+    """
+    from blockwise_lora.adapters import formats
+    from blockwise_lora.adapters.merge import BakedModel, Weighted
+    from blockwise_lora.adapters.merge import merge as merge_adapters
+    from blockwise_lora.diffusion.merging import learned_rule
+
+    config = _config(rule, parameters)
+    _check(out, rule)
+    numbers = _weights(weights, len(adapters))
+    pairs = zip(adapters, numbers, strict=True)
+    weighted = [Weighted(formats.read(path), number) for path, number in pairs]
+    model, structure = _base(base, config, weighted, bake, device)
+    made = learned_rule(config, weighted, model)
+    merged = merge_adapters(weighted, made, base=structure, bake=bake)
+    if isinstance(merged, BakedModel):
+        path = _save_model(merged, model, out)
+    else:
+        path = formats.write(merged.adapter, out, to)
+    click.echo("\n".join([*_account(merged, made, len(adapters)), f"written: {path}"]))
+
+
+def _config(rule: str, parameters: dict[str, Any]) -> Any:
+    from blockwise_lora.diffusion.merging import MergeConfig
+    from blockwise_lora.parameters import typed
+
+    given = {name: value for name, value in parameters.items() if value not in (None, ())}
+    if "blocks" in given:
+        given["blocks"] = [mask.strip() for mask in given["blocks"].split(",")]
+    return typed(MergeConfig, {"rule": rule} | given, "merge")
+
+
+def _check(out: Path, rule: str) -> None:
+    """Tell now what would be told after the work.
+
+    Raises:
+        MergeError: a folder with content or a file is there, or no file can hold the result.
+    """
+    from blockwise_lora.adapters.merge import MergeError
+
+    if rule == "klora":
+        raise MergeError(
+            "rule klora chooses an adapter at each denoising step, which no file can hold: sample "
+            "with `kedro run --pipelines combination --params combination.merge.rule=klora`"
+        )
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise MergeError(f"{out} exists: name another place, or move it away")
+
+
+def _weights(text: str | None, count: int) -> list[float]:
+    from blockwise_lora.adapters.merge import MergeError
+
+    if text is None:
+        return [1.0] * count
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise MergeError(f"--weights {text}: expected numbers with commas, such as 1,0.8") from None
+    if len(numbers) != count:
+        raise MergeError(f"--weights {text}: {len(numbers)} for {count} adapters")
+    return numbers
+
+
+def _base(
+    source: str | None, config: Any, weighted: Sequence[Weighted], bake: bool, device: str
+) -> tuple[BaseModel | None, Base | None]:
+    """The base model, or its structure alone where no weights are needed."""
+    from blockwise_lora.adapters.merge import Base
+    from blockwise_lora.diffusion.base import load_base
+    from blockwise_lora.diffusion.skeleton import skeleton
+
+    if source is None:
+        return None, None
+    learns = config.rule == "ziplora"
+    bakes = bake or (config.rule in ("magnitude_prune", "ties", "dare") and config.rank is None)
+    changes = (update for one in weighted for update in one.adapter.updates.values())
+    if learns or bakes or any(update.needs_base for update in changes):
+        model = load_base(source, device)
+        return model, Base.of(model.unet, model.text_encoder)
+    parts = skeleton(source)
+    return None, Base.of(parts.denoiser, *parts.text_encoders)
+
+
+def _save_model(merged: BakedModel, model: BaseModel, out: Path) -> Path:
+    from blockwise_lora.diffusion.saving import save_base
+
+    merged.apply(model.unet, model.text_encoder)
+    return save_base(model, out, "".join(merged.metadata.values()))
+
+
+def _account(merged: MergedAdapter | BakedModel, rule: Rule, count: int) -> list[str]:
+    """What came out, and how near it is to what was asked for."""
+    from blockwise_lora.adapters.merge import BakedModel
+
+    baked = isinstance(merged, BakedModel)
+    layers = merged.weights if baked else merged.adapter.updates
+    kind = "a baked base model" if baked else f"an adapter, {_ranks(layers.values())}"
+    lines = [f"{rule.name} of {count}: {kind}, {len(layers)} layers changed"]
+    if not merged.errors:
+        return [*lines, "exact: nothing had to be cut to a rank"]
+    worst = max(merged.errors, key=merged.errors.get)
+    mean = sum(merged.errors.values()) / len(merged.errors)
+    return [
+        *lines,
+        f"cut to the rank in {len(merged.errors)} layers, relative error {mean:.3f} on average, "
+        f"{merged.errors[worst]:.3f} at most ({worst})",
+    ]
+
+
+def _ranks(updates: Any) -> str:
+    ranks = sorted({update.rank for update in updates})
+    return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}"
