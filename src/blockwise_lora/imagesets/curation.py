@@ -13,7 +13,7 @@ from blockwise_lora.imagesets.captioning import (
     Encoder,
     Subject,
 )
-from blockwise_lora.imagesets.captioning.captioner import REVIEW
+from blockwise_lora.imagesets.captioning.table import REVIEW
 from blockwise_lora.imagesets.config import CurationConfig
 from blockwise_lora.imagesets.crew import measure_files
 from blockwise_lora.imagesets.duplicates import drop_duplicates

@@ -41,3 +41,5 @@ def test_an_edited_copy_is_read_back_and_wins(tmp_path, subject):
         assert table.of("a.png").source == "sidecar"
         assert table.of("b, c.png").source == "review"
         assert table.of("b, c.png").after == 'zkc, with "marks", commas'
+        # A new copy of the table holds what was written into the old one.
+        assert [r["caption"] for r in table.records()] == ["", 'zkc, with "marks", commas']

@@ -17,6 +17,7 @@ VARIANTS = {
     "empty": None,
 }
 CHARACTER = {"pictures": "somewhere", "trigger": "zkc", "class_word": "cat"}
+CHARACTER |= {"review": "review.csv", "source": "me", "licence": "CC0-1.0"}
 
 
 def recipe(name="character", concept=None, variant="lora", training=None, seed=3):

@@ -21,12 +21,11 @@ from blockwise_lora.imagesets.captioning.subject import (
     T,
     batched,
 )
-from blockwise_lora.imagesets.captioning.table import CaptionRow, CaptionTable
+from blockwise_lora.imagesets.captioning.table import REVIEW, CaptionRow, CaptionTable
 from blockwise_lora.imagesets.captioning.tags import join_tags, key
 from blockwise_lora.imagesets.captioning.tidy import TagRules, tidy
 from blockwise_lora.imagesets.captioning.tokens import TextLimit
 
-REVIEW = "review"
 COMPARED = 256
 """Pictures of something else, and of the set, that are looked at for the concept's tags."""
 

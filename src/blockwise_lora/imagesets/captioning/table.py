@@ -7,6 +7,9 @@ from typing import Any
 from blockwise_lora.imagesets.captioning.concept import ConceptTag
 from blockwise_lora.imagesets.captioning.tags import join_tags
 
+REVIEW = "review"
+"""The source of a caption that a person wrote."""
+
 
 @dataclass(frozen=True)
 class CaptionRow:
@@ -67,13 +70,14 @@ class CaptionTable:
         """The rows for a CSV file, which is a review file, too.
 
         `decision` and `caption` are left empty for a person to fill in: copy the file, write
-        into the copy, and name it as the concept's `review`.
+        into the copy, and name it as the concept's `review`. What a person wrote before is
+        there again.
         """
         return [
             {
                 "file": row.file,
                 "decision": "",
-                "caption": "",
+                "caption": row.before if row.source == REVIEW else "",
                 "source": row.source,
                 "before": row.before,
                 "after": row.after,

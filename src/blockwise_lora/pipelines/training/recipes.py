@@ -23,7 +23,15 @@ if TYPE_CHECKING:
 CONCEPTS = ("character", "style")
 
 # What the group of a concept holds for the other pipelines; the rest is about its adapter.
-_DATA_KEYS = ("pictures", "trigger", "class_word", "caption_template", "source", "licence")
+_DATA_KEYS = (
+    "pictures",
+    "trigger",
+    "class_word",
+    "caption_template",
+    "source",
+    "licence",
+    "review",
+)
 _VARIANT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
