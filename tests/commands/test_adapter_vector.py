@@ -10,6 +10,8 @@ from blockwise_lora.blocks.settings import per_block
 from blockwise_lora.blocks.vectors import LAYOUTS, Vector
 from blockwise_lora.cli import cli
 
+BINARIES = Path(sys.executable).parent
+ROOT = Path(__file__).parents[2]
 INS = "1,1,1,1,0,0,0,0,0,0,0,0,0,0,0,0,0"
 
 
@@ -94,9 +96,11 @@ def test_a_length_that_is_not_in_use():
     )
 
 
-def test_in_a_shell_without_a_project(tmp_path):
-    program = str(Path(sys.executable).parent / "blockwise-lora")
-    command = [program, "adapter", "vector", "NOT IN09-OUT02", "--length", "26"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout == "0,0" + ",1" * 8 + ",0" * 7 + ",1" * 9 + "\n"
+@pytest.mark.parametrize(("program", "folder"), [("blockwise-lora", None), ("kedro", ROOT)])
+def test_in_a_shell_with_and_without_a_project(program, folder, tmp_path):
+    command = [BINARIES / program, "adapter", "vector", "NOT IN09-OUT02", "--length", "26"]
+    done = subprocess.run(
+        command, cwd=folder or tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "0,0" + ",1" * 8 + ",0" * 7 + ",1" * 9
     assert done.stderr == ""
