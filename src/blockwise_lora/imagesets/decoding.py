@@ -167,12 +167,13 @@ def _upright_rgb(image: Image.Image, background: str) -> Decoded:
 def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
     """Turn a picture as its EXIF orientation says."""
     try:
+        if image.getexif().get(0x0112, 1) == 1:
+            return image
         upright = ImageOps.exif_transpose(image)
     except Exception:  # malformed EXIF is no reason to lose the picture
         notes.append("unreadable EXIF ignored")
         return image
-    if upright.size != image.size or image.getexif().get(0x0112, 1) != 1:
-        notes.append("rotated by EXIF")
+    notes.append("rotated by EXIF")
     return upright
 
 
@@ -214,7 +215,12 @@ def _srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Image.
         )
     # Palettes and alpha are no colour spaces of a profile: reduce to the one underneath.
     space = {"1": "L", "L": "L", "LA": "L", "La": "L", "CMYK": "CMYK"}.get(image.mode, "RGB")
-    plain = image.convert("RGBA").convert("RGB") if space == "RGB" else _grey_or_cmyk(image, space)
+    if image.mode == "RGB":
+        plain = image
+    elif space == "RGB":
+        plain = image.convert("RGBA").convert("RGB")
+    else:
+        plain = _grey_or_cmyk(image, space)
     if profile:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))

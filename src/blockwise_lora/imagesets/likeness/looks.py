@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 
 SIDE = 48
 """Side of a view in pixels: fine enough for the mouth of a face that fills the picture."""
@@ -42,7 +42,7 @@ def looks_of(image: Image.Image) -> Looks:
     small = image.reduce(factor) if factor > 1 else image
     whole = (0, 0, *small.size)
     boxes = [whole]
-    box = _without_border(np.asarray(small))
+    box = _without_border(small)
     if box != whole:
         boxes.append(box)
     extent = [((b[2] - b[0]) / small.width, (b[3] - b[1]) / small.height) for b in boxes]
@@ -53,22 +53,26 @@ def _shrunk(image: Image.Image, box: tuple[int, int, int, int]) -> np.ndarray:
     return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=box))
 
 
-def _without_border(pixels: np.ndarray) -> tuple[int, int, int, int]:
+def _without_border(image: Image.Image) -> tuple[int, int, int, int]:
     """The box (left, top, right, bottom) inside of plain borders; of two, one within the other."""
-    height, width = pixels.shape[:2]
-    top, bottom, left, right = 0, height, 0, width
+    box = (0, 0, *image.size)
     for _ in range(2):
-        part = pixels[top:bottom, left:right]
-        edge = np.concatenate([part[0], part[-1], part[:, 0], part[:, -1]])
-        ground = np.median(edge, axis=0)
-        low = np.clip(ground - _PLAIN, 0, 255).astype(np.uint8)
-        high = np.clip(ground + _PLAIN, 0, 255).astype(np.uint8)
-        other = ((part < low) | (part > high)).any(axis=2)
-        rows, columns = np.flatnonzero(other.any(axis=1)), np.flatnonzero(other.any(axis=0))
-        if not len(rows):
+        part = image if box == (0, 0, *image.size) else image.crop(box)
+        edge = _edge(np.asarray(part))
+        ground = np.sort(edge, axis=0)[len(edge) // 2]
+        if (np.abs(edge.astype(np.int16) - ground).max(axis=1) > _PLAIN).all():
             break
-        top, bottom = top + int(rows[0]), top + int(rows[-1]) + 1
-        left, right = left + int(columns[0]), left + int(columns[-1]) + 1
-    if bottom - top < _LEAST * height or right - left < _LEAST * width:
-        return 0, 0, width, height
-    return left, top, right, bottom
+        # Pillow's arithmetic is several times as fast as NumPy's on bytes.
+        other = ImageChops.difference(part, Image.new("RGB", part.size, tuple(ground.tolist())))
+        inner = ImageChops.subtract(other, Image.new("RGB", part.size, (_PLAIN,) * 3)).getbbox()
+        if inner is None or inner == (0, 0, *part.size):
+            break
+        box = (box[0] + inner[0], box[1] + inner[1], box[0] + inner[2], box[1] + inner[3])
+    if min((box[2] - box[0]) / image.width, (box[3] - box[1]) / image.height) < _LEAST:
+        return 0, 0, *image.size
+    return box
+
+
+def _edge(pixels: np.ndarray) -> np.ndarray:
+    """(n, 3): the outermost pixels."""
+    return np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
