@@ -17,8 +17,11 @@ from typing import Literal
 
 from torch import nn
 
+from blockwise_lora.adapters.errors import AdapterError
+from blockwise_lora.blocks.dialects import is_sdxl, original_name
 from blockwise_lora.blocks.layers import SubBlock, found_in
 from blockwise_lora.blocks.structure import BlockMap
+from blockwise_lora.blocks.unet import is_unet
 
 Family = Literal["sd1", "sd2", "sdxl"]
 """Which of Stable Diffusion's structures a model has, whatever its size: `sd2` and `sdxl` have
@@ -70,7 +73,16 @@ class Names:
 
     @classmethod
     def of(cls, unet: nn.Module, *text_encoders: nn.Module) -> "Names":
-        """Read them off a model; weights are not touched, the meta device will do."""
+        """Read them off a model; weights are not touched, the meta device will do.
+
+        Raises:
+            AdapterError: the denoiser is no U-Net.
+        """
+        if not is_unet(unet):
+            raise AdapterError(
+                f"{type(unet).__name__} is no U-Net: adapter files are read and converted for "
+                "Stable Diffusion 1.x, 2.x and XL"
+            )
         blocks = BlockMap.of(unet)
         places = {
             name: Place(block.name, layer.shape) for name, (block, layer) in blocks.layers.items()
@@ -81,7 +93,7 @@ class Names:
             places |= {prefix + layer: Place("BASE", shape) for layer, shape in _layers(encoder)}
         original = {ours: theirs for ours, theirs in _OUTSIDE.items() if ours in places}
         for block in blocks.sub_blocks:
-            original |= _originals(block)
+            original |= _originals(block, original_name(block, unet))
         return cls(family_of(unet), MappingProxyType(places), original, len(text_encoders))
 
     @cached_property
@@ -99,7 +111,15 @@ class Names:
         return found
 
     def joined(self, layer: str) -> str:
-        """The name that kohya's scripts give to a layer of this model."""
+        """The name that kohya's scripts give to a layer of this model.
+
+        Raises:
+            AdapterError: the model has no such layer.
+        """
+        if layer not in self.places:
+            raise AdapterError(
+                f"the base model has no layer {layer}: name the one that the adapter is for"
+            )
         if layer.startswith("text_encoder"):
             number, _, module = with_text_model(layer).partition(".")
             numbered = {"text_encoder": "1", "text_encoder_2": "2"}[number]
@@ -123,7 +143,7 @@ class Names:
 
 def family_of(unet: nn.Module) -> Family:
     """The structure that a U-Net has, by its configuration."""
-    if getattr(unet.config, "addition_embed_type", None) == "text_time":
+    if is_sdxl(unet):
         return "sdxl"
     return "sd2" if getattr(unet.config, "use_linear_projection", False) else "sd1"
 
@@ -155,18 +175,14 @@ def _join(name: str) -> str:
     return name.replace(".", "_")
 
 
-def _originals(block: SubBlock) -> dict[str, str]:
+def _originals(block: SubBlock, stem: str) -> dict[str, str]:
     """The names of a sub-block's layers in the original code.
 
     There a sub-block is a sequence: a resnet, the attention beside it, an upsampler; or a
-    downsampler alone. The sub-block's number is the original one.
+    downsampler alone.
     """
-    if block.name == "MID":
-        prefixes = {prefix: f"middle_block.{i}" for i, prefix in enumerate(_middle(block))}
-    else:
-        side = "input_blocks" if block.name.startswith("IN") else "output_blocks"
-        stem = f"{side}.{int(block.name.lstrip('INOUT'))}"
-        prefixes = {prefix: f"{stem}.{i}" for i, prefix in enumerate(block.prefixes)}
+    parts = _middle(block) if block.name == "MID" else block.prefixes
+    prefixes = {prefix: f"{stem}.{i}" for i, prefix in enumerate(parts)}
     return {
         layer.name: f"{theirs}.{_inside(layer.name.removeprefix(f'{ours}.'), ours)}"
         for layer in block.layers

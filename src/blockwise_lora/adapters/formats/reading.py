@@ -23,6 +23,7 @@ from blockwise_lora.errors import UserError
 
 Format = Literal["diffusers", "peft", "kohya", "lycoris"]
 
+_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 _STRANGERS = {
     "lora_transformer_": "a transformer (FLUX, Stable Diffusion 3)",
     "transformer.": "a transformer (FLUX, Stable Diffusion 3)",
@@ -70,7 +71,7 @@ def open_content(path: str | Path) -> Content:
         AdapterError: as `read`.
     """
     path = Path(path)
-    if path.is_file() and path.name in (peft.WEIGHTS_FILE, peft.CONFIG_FILE):
+    if path.name in (peft.WEIGHTS_FILE, peft.CONFIG_FILE) and peft.folders(path.parent):
         path = path.parent
     try:
         if path.is_dir() and (parts := peft.folders(path)):
@@ -189,10 +190,9 @@ def _check(tensors: Mapping[str, Tensor]) -> None:
         ValueError: numbers other than floats of 16 and 32 bits, or ones that are not finite.
     """
     for key, tensor in tensors.items():
-        if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        # LyCORIS stores a whole number as such, where it was given one as alpha.
+        if tensor.dtype not in _TYPES and not key.endswith(".alpha"):
             kind = str(tensor.dtype).removeprefix("torch.")
-            raise ValueError(
-                f"tensor {key} is of type {kind}; float32, float16 and bfloat16 are read"
-            )
+            raise ValueError(f"tensor {key} is of type {kind}, not float32, float16 or bfloat16")
         if not torch.isfinite(tensor).all():
             raise ValueError(f"tensor {key} is not finite: the training that made it diverged")

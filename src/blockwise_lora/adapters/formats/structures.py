@@ -31,6 +31,7 @@ _WORDS: dict[Family, tuple[str, ...]] = {
     "sd1": ("sd_v1", "stable-diffusion-v1"),
     "sd2": ("sd_v2", "stable-diffusion-v2"),
 }
+_SGM = ("lora_unet_input_blocks_", "lora_unet_middle_block_", "lora_unet_output_blocks_")
 _TEXT_WIDTHS: dict[int, Family] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 
 
@@ -84,11 +85,11 @@ def evidence(metadata: Mapping[str, str], widths: Mapping[str, int]) -> set[Fami
 
     Args:
         metadata: of the file.
-        widths: layer, under any of its names, to its number of inputs. Of these only the layers
-            that read the text encoder's output tell.
+        widths: layer, under the file's name for it, to its number of inputs. Those of layers that
+            read the text encoder's output tell, and names in sgm's way.
 
     Returns:
-        All families where nothing tells; layers' names are not looked at.
+        All families where nothing tells.
     """
     everything: set[Family] = set(get_args(Family))
     if metadata.get(FAMILY) in everything:
@@ -102,7 +103,9 @@ def evidence(metadata: Mapping[str, str], widths: Mapping[str, int]) -> set[Fami
             return {family}
     reading = ("attn2.to_k", "attn2.to_v", "attn2_to_k", "attn2_to_v")
     found = {_TEXT_WIDTHS.get(n) for layer, n in widths.items() if layer.endswith(reading)}
-    return found & everything or everything
+    if found & everything:
+        return found & everything
+    return {"sdxl"} if any(layer.startswith(_SGM) for layer in widths) else everything
 
 
 def settle(fits: tuple[Names, ...], left: set[Family]) -> Names | None:
