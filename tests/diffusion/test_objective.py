@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -6,6 +8,7 @@ from blockwise_lora.diffusion.objective import (
     loss_per_picture,
     min_snr_weight,
     offset_noise,
+    pyramid_noise,
     target,
 )
 
@@ -61,10 +64,40 @@ def test_offset_is_shared_by_a_channel():
     torch.testing.assert_close(moved, 0.1 * shift[:, :, None, None].expand(2, 3, 4, 4))
 
 
-def test_loss_is_weighted_picture_by_picture():
+def test_pyramid_noise_has_large_shapes_and_the_same_strength():
+    generator = torch.Generator().manual_seed(0)
+    fine = torch.randn(64, 2, 16, 16, generator=generator)
+    coarse = pyramid_noise(fine, 0.8, generator)
+    assert coarse.square().mean().item() == pytest.approx(1.0, abs=1e-3)
+    # The mean over a picture of white noise has deviation 1/16.
+    assert fine.mean(dim=(2, 3)).std() < 0.08
+    assert coarse.mean(dim=(2, 3)).std() > 0.2
+
+
+def test_loss_is_the_mean_of_each_picture_in_float32():
     prediction = torch.zeros(2, 1, 2, 2)
     wanted = torch.tensor([1.0, 2.0]).view(2, 1, 1, 1).expand(2, 1, 2, 2)
-    got = loss_per_picture(prediction, wanted, torch.tensor([1.0, 0.25]))
-    assert got.tolist() == [1.0, 1.0]
-    half = loss_per_picture(prediction.bfloat16(), wanted.bfloat16(), None)
+    assert loss_per_picture(prediction, wanted).tolist() == [1.0, 4.0]
+    half = loss_per_picture(prediction.bfloat16(), wanted.bfloat16())
     assert half.dtype == torch.float32 and half.tolist() == [1.0, 4.0]
+
+
+def test_a_masked_loss_is_the_mean_over_what_the_mask_shows():
+    wanted = torch.tensor([[1.0, 3.0]]).view(1, 1, 1, 2).repeat(1, 2, 1, 1)
+    mask = torch.tensor([1.0, 0.0]).view(1, 1, 1, 2)
+    assert loss_per_picture(torch.zeros_like(wanted), wanted, mask).item() == 1.0
+    mask = torch.tensor([1.0, 0.5]).view(1, 1, 1, 2)
+    assert loss_per_picture(torch.zeros_like(wanted), wanted, mask).item() == pytest.approx(
+        (1 + 0.5 * 9) / 1.5
+    )
+    assert loss_per_picture(torch.zeros_like(wanted), wanted, 0 * mask).item() == 0.0
+
+
+def test_pseudo_huber_is_a_square_below_and_a_line_above():
+    def loss(error):
+        zeros = torch.zeros(1, 1, 1, 1)
+        return loss_per_picture(zeros, zeros + error, None, 0.1).item()
+
+    assert loss(0.001) == pytest.approx(1e-6, rel=1e-2)
+    assert loss(20.0) - loss(10.0) == pytest.approx(2 * 0.1 * 10, rel=1e-3)
+    assert loss(0.1) == pytest.approx(0.2 * (math.sqrt(0.02) - 0.1), rel=1e-4)

@@ -1,7 +1,8 @@
-"""The base model: a Stable Diffusion U-Net with its VAE, text encoder, tokenizer and schedule.
+"""The base model: a Stable Diffusion U-Net with its VAE, text encoders, tokenizers and schedule.
 
-Everything that differs between models (resolution, channels, scale of the latents, what the U-Net
-predicts) is read from the model itself, so the same code runs the embedded model and SD 1.5.
+Everything that differs between models (resolution, channels, scale of the latents, number of text
+encoders, what the U-Net predicts) is read from the model itself, so the same code runs the embedded
+model, SD 1.5 and SDXL.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from blockwise_lora.diffusion.quiet import quiet_libraries
+from blockwise_lora.diffusion.text import Text
 from blockwise_lora.diffusion.weights import (
     BaseModelError,
     check_safetensors,
@@ -29,7 +31,7 @@ from blockwise_lora.parameters import typed
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +43,7 @@ class BaseModelConfig:
     source: str
     """A diffusers folder, a single .safetensors file, or a hub id such as owner/name."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision of U-Net and text encoder; the VAE is always float32."""
+    """Precision of U-Net and text encoders; the VAE is always float32."""
     config: str | None = None
     """For a single file whose structure is not SD 1.x: a diffusers folder of the same structure."""
 
@@ -53,7 +55,9 @@ class BaseModel:
     Attributes:
         name: for people, e.g. the folder's name or the hub id.
         sha256: of the weights, whatever they are called and wherever they lie.
-        dtype: of U-Net and text encoder.
+        dtype: of U-Net and text encoders.
+        text_encoder_2: SDXL's second text encoder, which also gives the pooled vector.
+        tokenizer_2: its tokenizer.
     """
 
     unet: UNet2DConditionModel
@@ -65,6 +69,18 @@ class BaseModel:
     sha256: str
     device: torch.device
     dtype: torch.dtype
+    text_encoder_2: CLIPTextModelWithProjection | None = None
+    tokenizer_2: CLIPTokenizer | None = None
+
+    @property
+    def text_encoders(self) -> tuple[nn.Module, ...]:
+        """One, or SDXL's two."""
+        return tuple(m for m in (self.text_encoder, self.text_encoder_2) if m is not None)
+
+    @property
+    def tokenizers(self) -> tuple[CLIPTokenizer, ...]:
+        """One for each text encoder."""
+        return tuple(t for t in (self.tokenizer, self.tokenizer_2) if t is not None)
 
     @property
     def vae_factor(self) -> int:
@@ -93,19 +109,61 @@ class BaseModel:
         return torch.autocast(self.device.type, dtype=dtype, enabled=half)
 
     @torch.no_grad()
-    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Text embeddings, (n, tokens, width) on the model's device.
+    def encode_prompts(self, prompts: Sequence[str]) -> Text:
+        """Prompts as the U-Net takes them, on the model's device.
 
         A prompt longer than the text encoder can read is cut off, as everywhere with CLIP.
         """
-        ids = self.tokenizer(
+        return self.encode_ids([self.tokenize(prompts, t) for t in self.tokenizers])
+
+    def tokenize(self, prompts: Sequence[str], tokenizer: CLIPTokenizer) -> Tensor:
+        """Token ids, (n, tokens) int64, on the model's device."""
+        return tokenizer(
             list(prompts),
             padding="max_length",
-            max_length=self.tokenizer.model_max_length,
+            max_length=tokenizer.model_max_length,
             truncation=True,
             return_tensors="pt",
-        ).input_ids
-        return self.text_encoder(ids.to(self.device))[0]
+        ).input_ids.to(self.device)
+
+    def encode_ids(self, ids: Sequence[Tensor]) -> Text:
+        """Text of token ids, one tensor for each text encoder, with gradients where weights have.
+
+        SDXL takes the last hidden layer but one of both encoders side by side, and the second
+        one's projected end token as the pooled vector (Podell et al., SDXL, 2023, section 2.1).
+        """
+        if self.text_encoder_2 is None:
+            return Text(self.text_encoder(ids[0])[0])
+        answers = [
+            encoder(some, output_hidden_states=True)
+            for encoder, some in zip(self.text_encoders, ids, strict=True)
+        ]
+        tokens = torch.cat([answer.hidden_states[-2] for answer in answers], dim=-1)
+        return Text(tokens, answers[1].text_embeds)
+
+    def answer(self, noisy: Tensor, timesteps: Tensor, text: Text, frames: Tensor) -> Tensor:
+        """What the U-Net, with the adapters as they are set, answers.
+
+        Args:
+            noisy: x_t, (n, channels, height, width).
+            timesteps: (n,), or one for all.
+            text: n prompts.
+            frames: height and width of the original, top and left of the crop, height and width
+                of the picture in pixels, (n, 6); models without size conditioning ignore them.
+
+        Returns:
+            Of x_t's shape, in the model's precision.
+        """
+        added = None
+        if self.unet.config.addition_embed_type == "text_time":
+            added = {"text_embeds": text.pooled, "time_ids": frames}
+        with self.autocast():
+            return self.unet(
+                noisy.to(self.dtype),
+                timesteps,
+                encoder_hidden_states=text.tokens,
+                added_cond_kwargs=added,
+            ).sample
 
     @torch.no_grad()
     def encode_moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,8 +226,9 @@ def load_base(
             parts = _load_folder(folder, dtype, variant)
         name, sha256 = (path.name if path.is_dir() else str(source)), fingerprint(files)
     parts["vae"] = parts["vae"].float()
-    for module in (parts["unet"], parts["vae"], parts["text_encoder"]):
-        module.requires_grad_(False).eval().to(device)
+    for module in parts.values():
+        if isinstance(module, nn.Module):
+            module.requires_grad_(False).eval().to(device)
     log.info("Base model %s (%s), %s on %s", name, sha256[:12], str(dtype)[6:], device)
     return BaseModel(**parts, name=name, sha256=sha256, device=device, dtype=dtype)
 
@@ -219,16 +278,16 @@ def _check_pipeline(folder: Path) -> None:
         ) from None
     except (ValueError, OSError) as error:
         raise BaseModelError(f"{index}: cannot be read ({error}). Download it again.") from error
-    if "unet" not in parts or "text_encoder_2" in parts:
+    if "unet" not in parts or "text_encoder" not in parts:
         raise BaseModelError(
-            f"{folder}: is a {parts.get('_class_name')}, not a Stable Diffusion 1.x model (U-Net "
-            f"with one text encoder), which is all that can be trained so far."
+            f"{folder}: is a {parts.get('_class_name')}, not a base model of Stable Diffusion 1.x "
+            f"or XL (U-Net with one or two text encoders), which is what can be trained."
         )
 
 
 def _load_folder(folder: Path, dtype: torch.dtype, variant: str | None) -> dict[str, Any]:
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
     def part(cls: Any, name: str, **precision: torch.dtype) -> Any:
         model, report = cls.from_pretrained(
@@ -248,13 +307,18 @@ def _load_folder(folder: Path, dtype: torch.dtype, variant: str | None) -> dict[
             )
         return model
 
-    return {
+    parts = {
         "unet": part(UNet2DConditionModel, "unet", torch_dtype=dtype),
         "vae": part(AutoencoderKL, "vae"),
         "text_encoder": part(CLIPTextModel, "text_encoder", dtype=dtype),
         "tokenizer": CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer"),
         "scheduler": DDPMScheduler.from_pretrained(folder, subfolder="scheduler"),
     }
+    if (folder / "text_encoder_2").is_dir():
+        second = part(CLIPTextModelWithProjection, "text_encoder_2", dtype=dtype)
+        parts["text_encoder_2"] = second
+        parts["tokenizer_2"] = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer_2")
+    return parts
 
 
 @contextmanager

@@ -1,110 +1,190 @@
-"""What stays the same through a training, computed once: latents and text embeddings.
-
-The VAE's answer for a picture is a distribution: its moments are kept, and each step draws from
-them anew. Moments may be kept on disk, too, under a name made of everything that they depend on
-(pixels, size, VAE), so that a stale file is never found.
-"""
+"""What stays the same through a training, computed once: latents, masks and text embeddings."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
+from torch.nn import functional as F
 
-from blockwise_lora.atomic import WriteError, write_bytes
+from blockwise_lora.diffusion import views
 from blockwise_lora.diffusion.base import BaseModel
+from blockwise_lora.diffusion.captions import without_trigger, wordings
+from blockwise_lora.diffusion.config import TrainingConfig
+from blockwise_lora.diffusion.latents import moments
+from blockwise_lora.diffusion.text import Text
+from blockwise_lora.diffusion.texts import TextTable
 from blockwise_lora.errors import UserError
-from blockwise_lora.imagesets import ImageSet
+from blockwise_lora.imagesets import ImageSet, Picture
 
 log = logging.getLogger(__name__)
-
-_ENCODED_AT_ONCE = 1 << 20  # pixels in a batch for the VAE: 4 pictures of 512 px, 256 of 64 px
 
 
 class ResolutionError(UserError):
     """Pictures whose size does not suit the base model."""
 
 
-@dataclass(frozen=True)
-class CachedSet:
-    """A picture set as the U-Net sees it, on the model's device.
+@dataclass(frozen=True, eq=False)
+class Shelf:
+    """Pictures of one size, on the model's device.
 
     Attributes:
-        mean: of the latents, (n, channels, height, width), float32.
+        mean: of the latents of every view of every picture, (entries, channels, height, width).
         std: likewise.
-        embeddings: of the distinct captions and, last, of the empty one, (m, tokens, width).
-        caption: (n,) int64, a row of `embeddings` for each picture.
+        mask: what counts, in [0, 1], (entries, 1, height, width); None: all.
+        frames: the picture's height and width, the crop's top and left, and the view's height and
+            width in pixels, (entries, 6): what SDXL is told.
+        entry: of each picture's views, (pictures, views) int64.
+        wording: rows of the text table for each picture's caption, (pictures, wordings) int64.
+        untriggered: likewise for its caption without the trigger; None where none is needed.
+        order: pictures of one pass, each as often as it is to be shown, on the CPU.
     """
 
     mean: Tensor
     std: Tensor
-    embeddings: Tensor
-    caption: Tensor
+    mask: Tensor | None
+    frames: Tensor
+    entry: Tensor
+    wording: Tensor
+    untriggered: Tensor | None
+    order: Tensor
 
-    def __len__(self) -> int:
-        return len(self.mean)
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one picture's latents, (channels, height, width)."""
+        return tuple(self.mean.shape[1:])
+
+
+@dataclass(frozen=True, eq=False)
+class CachedSet:
+    """A picture set as the U-Net sees it.
+
+    Attributes:
+        shelves: the pictures by their size; the sizes are the buckets of a set of mixed shapes.
+        text: embeddings of all captions and, last, of the empty one.
+        prior: pictures of the class that the base model painted, if there are any.
+    """
+
+    shelves: tuple[Shelf, ...]
+    text: Text
+    prior: Shelf | None = None
 
     @classmethod
-    def of(cls, base: BaseModel, images: ImageSet, folder: Path | None = None) -> CachedSet:
+    def of(
+        cls,
+        base: BaseModel,
+        images: ImageSet,
+        config: TrainingConfig | None = None,
+        folder: Path | None = None,
+        prior: ImageSet | None = None,
+    ) -> CachedSet:
         """Encode a picture set.
 
         Args:
-            base: whose VAE and text encoder encode.
-            images: pictures of one size.
-            folder: where moments are kept from one run to the next; None: nowhere.
+            base: whose VAE and text encoders encode.
+            images: pictures with captions.
+            config: says which views and wordings there are; None: one of each.
+            folder: where latents and embeddings are kept from one run to the next; None: nowhere.
+            prior: pictures of the class, of one size.
 
         Raises:
-            ResolutionError: sizes are mixed, or no multiple of what the U-Net can halve.
+            ResolutionError: a size is no multiple of what the U-Net can halve.
+            CaptionError: a caption lacks the trigger that it is to be left without.
         """
-        pixels = load_pixels(base, images)
-        mean, std = _moments(base, pixels, folder)
-        captions = sorted(set(images.captions))
-        row = {caption: i for i, caption in enumerate(captions)}
-        return cls(
-            mean=mean.to(base.device),
-            std=std.to(base.device),
-            embeddings=base.encode_prompts([*captions, ""]),
-            caption=torch.tensor([row[c] for c in images.captions], device=base.device),
+        config = config or TrainingConfig()
+        check_resolution(base, images)
+        sets = [images, prior] if prior else [images]
+        known = [wordings(some, config) for some in sets]
+        bare = None
+        if config.prior.kind == "distil":
+            bare = [tuple(without_trigger(w, config) for w in some) for some in known[0]]
+        everything = [w for words in (*known, bare or []) for some in words for w in some]
+        table = TextTable.of(base, everything, folder and folder / "texts")
+        shelves = tuple(
+            _shelf(
+                base,
+                [images[i] for i in rows],
+                config,
+                table.rows(known[0][i] for i in rows),
+                bare and table.rows(bare[i] for i in rows),
+                folder,
+            )
+            for rows in _by_size(images)
         )
+        painted = prior and _shelf(
+            base, list(prior), TrainingConfig(), table.rows(known[1]), None, folder
+        )
+        empty = TextTable.of(base, [""], folder and folder / "texts").text
+        return cls(shelves, Text.cat([table.text, empty]), painted)
 
 
-def load_pixels(base: BaseModel, images: ImageSet) -> Tensor:
-    """All pictures as uint8, (n, height, width, 3), in memory.
+def _by_size(images: ImageSet) -> list[list[int]]:
+    sizes: dict[tuple[int, int], list[int]] = {}
+    for i, picture in enumerate(images):
+        sizes.setdefault((picture.width, picture.height), []).append(i)
+    return [sizes[size] for size in sorted(sizes)]
 
-    Raises:
-        ResolutionError: sizes are mixed, or no multiple of what the U-Net can halve.
-    """
-    check_resolution(base, images)
-    return torch.from_numpy(np.stack([np.asarray(p.open()) for p in images]))
+
+def _shelf(
+    base: BaseModel,
+    pictures: Sequence[Picture],
+    config: TrainingConfig,
+    wording: Tensor,
+    untriggered: Tensor | None,
+    folder: Path | None,
+) -> Shelf:
+    shown = [list(views.views(picture, config.augment)) for picture in pictures]
+    flat = [view for some in shown for view in some]
+    pixels = torch.stack([view.pixels for view in flat])
+    mean, std = moments(base, pixels, folder and folder / "latents")
+    height, width = pixels.shape[1:3]
+    frames = [[height, width, *view.corner, height, width] for view in flat]
+    return Shelf(
+        mean=mean,
+        std=std,
+        mask=_masks(base, flat, config) if config.loss.masked else None,
+        frames=torch.tensor(frames, dtype=torch.float32, device=base.device),
+        entry=torch.arange(len(flat), device=base.device).view(len(pictures), -1),
+        wording=wording,
+        untriggered=untriggered,
+        order=torch.tensor([i for i, p in enumerate(pictures) for _ in range(p.repeats)]),
+    )
+
+
+def _masks(base: BaseModel, shown: Sequence[views.View], config: TrainingConfig) -> Tensor | None:
+    """Weights of the latents' places: the share of each that the mask shows."""
+    if all(view.mask is None for view in shown):
+        return None
+    whole = torch.full(shown[0].pixels.shape[:2], 255, dtype=torch.uint8)
+    masks = torch.stack([whole if view.mask is None else view.mask for view in shown])
+    share = F.avg_pool2d(masks[:, None].float() / 255, base.vae_factor)
+    rest = config.loss.unmasked_weight
+    return (rest + (1 - rest) * share).to(base.device)
 
 
 def check_resolution(base: BaseModel, images: ImageSet) -> None:
-    """Compare the pictures' size with the base model's.
+    """Compare the pictures' sizes with the base model's.
 
     Raises:
-        ResolutionError: sizes are mixed, or no multiple of what the U-Net can halve.
+        ResolutionError: a size is no multiple of what the U-Net can halve.
     """
-    sizes = sorted({(p.width, p.height) for p in images})
     where = f"the pictures in {images.root}"
     remedy = f"set the resolution in parameters_curation.yml to {base.resolution} and curate again"
-    if len(sizes) != 1:
-        shown = ", ".join(f"{w}x{h}" for w, h in sizes[:4])
-        raise ResolutionError(f"{where} have different sizes ({shown}): {remedy}.")
-    width, height = sizes[0]
-    if width % base.multiple or height % base.multiple:
-        raise ResolutionError(
-            f"{where} are {width}x{height}, but {base.name} needs multiples of {base.multiple}: "
-            f"{remedy}."
-        )
-    if (width, height) != (base.resolution, base.resolution):
+    sizes = sorted({(p.width, p.height) for p in images})
+    for width, height in sizes:
+        if width % base.multiple or height % base.multiple:
+            raise ResolutionError(
+                f"{where} are {width}x{height}, but {base.name} needs multiples of "
+                f"{base.multiple}: {remedy}."
+            )
+    # Buckets of other shapes hold about as many pixels as the square.
+    off = [s for s in sizes if not 0.6 < (s[0] * s[1]) ** 0.5 / base.resolution < 1.4]
+    if off or (len(sizes) == 1 and sizes[0] != (base.resolution, base.resolution)):
+        width, height = (off or sizes)[0]
         log.warning(
             "%s are %dx%d, but %s was made for %dx%d and may not learn well from them: %s.",
             where[0].upper() + where[1:],
@@ -115,30 +195,3 @@ def check_resolution(base: BaseModel, images: ImageSet) -> None:
             base.resolution,
             remedy,
         )
-
-
-def _moments(base: BaseModel, pixels: Tensor, folder: Path | None) -> tuple[Tensor, Tensor]:
-    if folder is None:
-        return _encode(base, pixels)
-    digest = hashlib.sha256(f"{tuple(pixels.shape)} {base.sha256}".encode())
-    digest.update(pixels.numpy().tobytes())
-    file = folder / f"{digest.hexdigest()[:32]}.safetensors"
-    try:
-        found = load_file(file)
-        return found["mean"], found["std"]
-    except (OSError, SafetensorError, KeyError):
-        pass  # not there yet, or damaged: computed (again)
-    mean, std = _encode(base, pixels)
-    try:
-        write_bytes(file, save({"mean": mean.cpu().contiguous(), "std": std.cpu().contiguous()}))
-    except WriteError as error:
-        log.warning("Latents are not kept for the next run: %s", error)
-    return mean, std
-
-
-def _encode(base: BaseModel, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    at_once = max(1, _ENCODED_AT_ONCE // (pixels.shape[1] * pixels.shape[2]))
-    batches: Sequence[Tensor] = pixels.split(at_once)
-    moments = [base.encode_moments(b.permute(0, 3, 1, 2).float() / 127.5 - 1) for b in batches]
-    means, stds = zip(*moments, strict=True)
-    return torch.cat(means), torch.cat(stds)

@@ -1,28 +1,32 @@
-"""What a training step sees, as a function of (seed, step) alone.
+"""What a training step sees, as a function of (seed, turn) alone.
 
-There is no running generator whose state would have to be kept: a run that is resumed, or that
-shares its process with others, draws the same. All draws are made on the CPU, so that a GPU run
-has the same ones.
+A turn is one batch: a step has as many as gradients are accumulated over. There is no running
+generator whose state would have to be kept: a run that is resumed, or that shares its process with
+others, draws the same. All draws are made on the CPU, so that a GPU run has the same ones.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from blockwise_lora.diffusion.config import TrainingConfig
-from blockwise_lora.diffusion.objective import offset_noise
+from blockwise_lora.diffusion.config import NoiseConfig, TrainingConfig
+from blockwise_lora.diffusion.objective import offset_noise, pyramid_noise
 
 
 @dataclass(frozen=True)
 class Draw:
-    """The random choices of one step, on the CPU.
+    """The random choices of one turn, on the CPU.
 
     Attributes:
         rows: pictures, (batch,) int64.
+        view: a number in [0, 1) for each picture, by which one of its views is chosen.
+        wording: likewise for its wordings.
         timesteps: (batch,) int64.
         noise: (batch, channels, height, width).
         latent_noise: of the VAE's distribution, likewise.
@@ -30,6 +34,8 @@ class Draw:
     """
 
     rows: Tensor
+    view: Tensor
+    wording: Tensor
     timesteps: Tensor
     noise: Tensor
     latent_noise: Tensor
@@ -48,48 +54,105 @@ def generator_for(seed: int, *purpose: object) -> torch.Generator:
 
 
 def draw(
-    config: TrainingConfig, step: int, pictures: int, shape: tuple[int, ...], levels: int
+    config: TrainingConfig,
+    turn: int,
+    order: Tensor,
+    shape: tuple[int, ...],
+    levels: int,
+    *,
+    purpose: str = "",
+    size: int | None = None,
 ) -> Draw:
-    """The choices of one step.
+    """The choices of one turn.
 
     Args:
         config: names seed, batch size and ways of drawing.
-        step: from 0.
-        pictures: in the set.
+        turn: from 0.
+        order: pictures of one pass, each as often as it is to be shown.
         shape: of one picture's latents, (channels, height, width).
         levels: number of noise levels of the model's schedule.
+        purpose: draws of another purpose are unrelated.
+        size: pictures in the batch; None: the configuration's batch size.
     """
-    n = config.batch_size
-    generator = generator_for(config.seed, "step", step)
+    n = size or config.batch_size
+    generator = generator_for(config.seed, "turn", purpose, turn)
     noise = torch.randn(n, *shape, generator=generator)
     latent_noise = torch.randn(n, *shape, generator=generator)
     if config.noise.offset:
         shift = torch.randn(n, shape[0], generator=generator)
         noise = offset_noise(noise, shift, config.noise.offset)
-    dropped = torch.rand(n, generator=generator) < config.captions.dropout
+    if config.noise.pyramid:
+        noise = pyramid_noise(noise, config.noise.pyramid, generator)
+    chances = torch.rand(3, n, generator=generator)
     return Draw(
-        rows=_rows(config.seed, step, n, pictures),
-        timesteps=_timesteps(config, levels, generator),
+        rows=_rows(config.seed, purpose, turn, n, order),
+        view=chances[0],
+        wording=chances[1],
+        timesteps=draw_timesteps(config.noise, n, levels, generator),
         noise=noise,
         latent_noise=latent_noise,
-        dropped=dropped,
+        dropped=chances[2] < config.captions.dropout,
     )
 
 
-def _rows(seed: int, step: int, n: int, pictures: int) -> Tensor:
+def choose(table: Tensor, rows: Tensor, chance: Tensor) -> Tensor:
+    """One column of each row, by a number in [0, 1): (n,) out of (pictures, columns)."""
+    return table[rows, (chance * table.shape[1]).long()]
+
+
+def shelf_of(config: TrainingConfig, turn: int, counts: Sequence[int]) -> tuple[int, int]:
+    """Which shelf a turn takes its pictures from, since a batch has pictures of one size only.
+
+    A cycle has as many turns of each shelf as its pictures fill batches, in an order of its own.
+
+    Args:
+        config: names seed and batch size.
+        turn: from 0.
+        counts: pictures in a pass of each shelf.
+
+    Returns:
+        The shelf, and how many turns it has had before.
+    """
+    if len(counts) == 1:
+        return 0, turn
+    batches = [math.ceil(count / config.batch_size) for count in counts]
+    cycle, place = divmod(turn, sum(batches))
+    shelves = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(batches))
+    mixed = torch.randperm(len(shelves), generator=generator_for(config.seed, "shelves", cycle))
+    taken = shelves[mixed].tolist()
+    shelf = taken[place]
+    return shelf, cycle * batches[shelf] + taken[:place].count(shelf)
+
+
+def draw_timesteps(config: NoiseConfig, n: int, levels: int, generator: torch.Generator) -> Tensor:
+    """Noise levels, (n,) int64.
+
+    Args:
+        config: the way of drawing, and the range.
+        n: how many.
+        levels: of the model's schedule.
+        generator: on the CPU.
+    """
+    if config.timesteps == "stratified":
+        # One from each of n equal ranges, in random order: each is still uniform over all levels.
+        place = (torch.randperm(n, generator=generator) + torch.rand(n, generator=generator)) / n
+    elif config.timesteps == "logit_normal":
+        normal = torch.randn(n, generator=generator)
+        place = torch.sigmoid(config.logit_mean + config.logit_std * normal)
+    else:
+        place = torch.rand(n, generator=generator)
+        if config.timesteps == "cubic":
+            place = 1 - place**3
+    low, high = config.lowest * levels, config.highest * levels
+    return (low + place * (high - low)).long().clamp(max=levels - 1)
+
+
+def _rows(seed: int, purpose: str, turn: int, n: int, order: Tensor) -> Tensor:
     """The next n of an endless row of shuffled passes through the set."""
-    places = range(step * n, (step + 1) * n)
+    shown = len(order)
+    places = range(turn * n, (turn + 1) * n)
     passes = {
-        p: torch.randperm(pictures, generator=generator_for(seed, "pass", p))
-        for p in {place // pictures for place in places}
+        p: torch.randperm(shown, generator=generator_for(seed, "pass", purpose, p))
+        for p in {place // shown for place in places}
     }
-    return torch.stack([passes[place // pictures][place % pictures] for place in places])
-
-
-def _timesteps(config: TrainingConfig, levels: int, generator: torch.Generator) -> Tensor:
-    n = config.batch_size
-    if config.noise.timesteps == "uniform":
-        return torch.randint(levels, (n,), generator=generator)
-    # One from each of n equal ranges, in random order: each is still uniform over all levels.
-    spread = torch.randperm(n, generator=generator) + torch.rand(n, generator=generator)
-    return (spread * levels / n).long().clamp(max=levels - 1)
+    return torch.stack([order[passes[place // shown][place % shown]] for place in places])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from blockwise_lora.diffusion.base import BaseModel
 from blockwise_lora.diffusion.batched import BatchedAdapters
@@ -13,6 +16,7 @@ from blockwise_lora.diffusion.batches import Batch, predict
 from blockwise_lora.diffusion.caches import CachedSet
 from blockwise_lora.diffusion.checkpoints import Checkpoints, State
 from blockwise_lora.diffusion.learner import Learner
+from blockwise_lora.diffusion.prior import bare
 from blockwise_lora.diffusion.progress import progress
 
 log = logging.getLogger(__name__)
@@ -94,21 +98,42 @@ class Loop:
             self._checkpoints.remove([m.key for m in self.members if not m.learner.failure])
 
     def step(self, active: Sequence[Member]) -> None:
-        """One step of each member; batches of different shapes take a pass each."""
+        """One step of each member."""
+        losses: dict[str, list[Tensor]] = {member.learner.name: [] for member in active}
+        for turn in range(max(member.learner.config.accumulation for member in active)):
+            here = [m for m in active if turn < m.learner.config.accumulation]
+            for members, batches in self._passes(here, turn):
+                for member, loss in zip(members, self._pass(members, batches), strict=True):
+                    losses[member.learner.name].append(loss.detach())
+        for member in active:
+            member.learner.update(torch.stack(losses[member.learner.name]).mean())
+
+    def _passes(
+        self, members: Sequence[Member], turn: int
+    ) -> Iterator[tuple[list[Member], list[Batch]]]:
+        """Members with their batches of this turn; batches of different shapes take a pass each."""
         batches: dict[tuple, Batch] = {}
         passes: dict[tuple, list[tuple[Member, Batch]]] = {}
-        for member in active:
-            key, learner = member.batch_key, member.learner
+        for member in members:
+            key = member.batch_key
             if key not in batches:
-                batches[key] = Batch.of(self.base, member.cached, learner.config, learner.step)
+                batches[key] = self._batch(member, turn)
             passes.setdefault(batches[key].shape, []).append((member, batches[key]))
         for pairs in passes.values():
             # The order in which the adapters begin to act: see `BatchedAdapters.acting`.
             pairs.sort(key=lambda pair: self.adapters.order(pair[0].learner.name))
-            self._pass(*zip(*pairs, strict=True))
+            yield [member for member, _ in pairs], [batch for _, batch in pairs]
 
-    def _pass(self, members: Sequence[Member], batches: Sequence[Batch]) -> None:
-        """Forward, backward and update; batches that are one object are shared."""
+    def _batch(self, member: Member, turn: int) -> Batch:
+        config, step = member.learner.config, member.learner.step
+        batch = Batch.of(self.base, member.cached, config, step * config.accumulation + turn)
+        if not batch.taught:
+            return batch
+        with bare(self.base.unet):
+            return batch.taught_by(self.base)
+
+    def _pass(self, members: Sequence[Member], batches: Sequence[Batch]) -> list[Tensor]:
+        """Forward and backward; batches that are one object are shared. Returns the losses."""
         distinct = list({id(batch): batch for batch in batches}.values())
         sources = [distinct.index(batch) for batch in batches]
         names, rows = [m.learner.name for m in members], batches[0].shape[0]
@@ -116,9 +141,9 @@ class Loop:
             answers = predict(self.base, distinct).split(rows)
             losses = [b.loss(answer) for b, answer in zip(batches, answers, strict=True)]
             # Each adapter's weights meet its own loss alone, so the sum gives each its gradient.
-            sum(losses).backward()
-        for member, loss in zip(members, losses, strict=True):
-            member.learner.update(loss)
+            shares = [m.learner.config.accumulation for m in members]
+            sum(loss / n for loss, n in zip(losses, shares, strict=True)).backward()
+        return losses
 
     def _due(self, active: Sequence[Member]) -> bool:
         """Whether to save: at someone's interval, and what ended while others go on."""

@@ -6,6 +6,7 @@ of the alphas, and snr_t = a_t / (1 - a_t).
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
@@ -75,7 +76,47 @@ def offset_noise(noise: Tensor, shift: Tensor, strength: float) -> Tensor:
     return noise + strength * shift[:, :, None, None]
 
 
-def loss_per_picture(prediction: Tensor, wanted: Tensor, weight: Tensor | None) -> Tensor:
-    """Mean squared error of each picture, weighted, in float32: (n,)."""
-    error = (prediction.float() - wanted.float()).square().mean(dim=(1, 2, 3))
-    return error if weight is None else error * weight
+def pyramid_noise(noise: Tensor, discount: float, generator: torch.Generator) -> Tensor:
+    """Add coarser and coarser noise, so that large shapes are disturbed, too.
+
+    Whitaker, Multi-Resolution Noise for Diffusion Model Training (2023): layer i has half the
+    resolution of the one before and `discount` times its strength; the sum is brought back to a
+    mean square of 1, which the schedule counts on.
+
+    Args:
+        noise: the finest layer, (n, c, h, w).
+        discount: in (0, 1).
+        generator: on the CPU.
+    """
+    n, channels, *size = noise.shape
+    total, strength, side = noise.clone(), 1.0, size
+    while max(side) > 1:
+        side, strength = [max(1, s // 2) for s in side], strength * discount
+        layer = torch.randn(n, channels, *side, generator=generator)
+        total += strength * F.interpolate(layer, size, mode="bilinear", align_corners=False)
+    return total / total.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+
+
+def loss_per_picture(
+    prediction: Tensor,
+    wanted: Tensor,
+    mask: Tensor | None = None,
+    huber_delta: float | None = None,
+) -> Tensor:
+    """Mean error of each picture in float32: (n,).
+
+    Args:
+        prediction: (n, c, h, w).
+        wanted: of the same shape.
+        mask: weights in [0, 1], (n, 1, h, w), by which the mean is weighted, so that a small
+            subject counts as much as a large one; None: all alike.
+        huber_delta: the pseudo-Huber loss 2 d (sqrt(e^2 + d^2) - d), which is the square of small
+            errors and grows with the size of large ones; None: the squared error.
+    """
+    error = (prediction.float() - wanted.float()).square()
+    if huber_delta is not None:
+        error = 2 * huber_delta * ((error + huber_delta**2).sqrt() - huber_delta)
+    if mask is None:
+        return error.mean(dim=(1, 2, 3))
+    error = error.mean(dim=1, keepdim=True)
+    return (error * mask).sum(dim=(1, 2, 3)) / mask.sum(dim=(1, 2, 3)).clamp(min=1e-6)

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from blockwise_lora.diffusion.text import Text
 from blockwise_lora.errors import UserError
 
 if TYPE_CHECKING:
@@ -130,8 +131,8 @@ def initial_noise(seed: int, shape: tuple[int, int, int]) -> Tensor:
 def denoise(
     base: BaseModel,
     noise: Tensor,
-    wanted: Tensor,
-    unwanted: Tensor,
+    wanted: Text,
+    unwanted: Text,
     config: SamplingConfig,
     before_step: StepHook | None = None,
 ) -> Tensor:
@@ -140,8 +141,8 @@ def denoise(
     Args:
         base: the model.
         noise: (n, channels, height, width), standard normal, float32.
-        wanted: text embeddings, (n, tokens, width).
-        unwanted: of the negative prompt, (1, tokens, width).
+        wanted: n prompts.
+        unwanted: the negative prompt.
         config: how.
         before_step: see `sample`.
 
@@ -151,15 +152,15 @@ def denoise(
     solver = make_scheduler(base, config)
     latents = noise * solver.init_noise_sigma
     guided = config.guidance_scale > 1
-    text = torch.cat([unwanted.expand(len(wanted), -1, -1), wanted]) if guided else wanted
+    text = Text.cat([unwanted.expand(len(wanted)), wanted]) if guided else wanted
+    height, width = (side * base.vae_factor for side in noise.shape[2:])
+    frames = noise.new_tensor([[height, width, 0, 0, height, width]]).expand(len(text), -1)
     for step, t in enumerate(solver.timesteps):
         if before_step is not None:
             before_step(step, len(solver.timesteps))
         inputs = solver.scale_model_input(latents, t)
         inputs = torch.cat([inputs, inputs]) if guided else inputs
-        with base.autocast():
-            answer = base.unet(inputs.to(base.dtype), t, encoder_hidden_states=text).sample
-        answer = answer.float()
+        answer = base.answer(inputs, t, text, frames).float()
         if guided:
             without, with_prompt = answer.chunk(2)
             answer = without + config.guidance_scale * (with_prompt - without)

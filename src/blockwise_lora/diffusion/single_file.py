@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from blockwise_lora.diffusion.weights import COMPONENTS, BaseModelError
+from blockwise_lora.diffusion.weights import COMPONENTS, SECOND, BaseModelError
 
 _CROSS_DOWN, _CROSS_UP = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
 
@@ -101,18 +101,27 @@ def load_single_file(path: Path, dtype: torch.dtype, config: Path | None = None)
 
 
 def _from_single_file(path: Path, dtype: torch.dtype, config: Path) -> dict[str, Any]:
-    from diffusers import DDPMScheduler, StableDiffusionPipeline
+    from diffusers import (
+        DDPMScheduler,
+        StableDiffusionPipeline,
+        StableDiffusionXLPipeline,
+    )
 
-    pipeline = StableDiffusionPipeline.from_single_file(
+    second = (config / SECOND).is_dir()
+    cls = StableDiffusionXLPipeline if second else StableDiffusionPipeline
+    absent = {} if second else {"safety_checker": None}
+    pipeline = cls.from_single_file(
         str(path),
         config=str(config),
         torch_dtype=dtype,
         local_files_only=True,
-        safety_checker=None,
         feature_extractor=None,
+        **absent,
     )
-    parts = {name: getattr(pipeline, name) for name in ("unet", "vae", "text_encoder", "tokenizer")}
-    for name in COMPONENTS:
+    weighty = (*COMPONENTS, SECOND) if second else COMPONENTS
+    names = (*weighty, "tokenizer", *(["tokenizer_2"] if second else []))
+    parts = {name: getattr(pipeline, name) for name in names}
+    for name in weighty:
         # What the file lacks stays without values, and no error is raised.
         empty = [key for key, p in parts[name].named_parameters() if p.is_meta]
         if empty:
@@ -136,7 +145,7 @@ def _check_family(path: Path) -> None:
     if not any(name.startswith("model.diffusion_model.") for name in names):
         what = "holds no U-Net (perhaps it is an adapter or a VAE)"
     elif any(name.startswith("conditioner.") for name in names):
-        what = "is a Stable Diffusion XL model, which cannot be trained so far"
+        what = "is a Stable Diffusion XL model, whose configuration does not come with this project"
     else:
         what = f"is not a Stable Diffusion 1.x model (text width {width}, expected 768)"
     raise BaseModelError(

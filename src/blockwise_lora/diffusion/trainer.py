@@ -12,7 +12,7 @@ with the same bits as one that was not.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from blockwise_lora.diffusion.draws import generator_for
 from blockwise_lora.diffusion.learner import Learner, TrainingError
 from blockwise_lora.diffusion.loop import Loop, Member
 from blockwise_lora.diffusion.optimizers import Group
+from blockwise_lora.diffusion.prior import class_pictures
 from blockwise_lora.imagesets import ImageSet
 
 
@@ -39,7 +40,7 @@ class Job:
 
     Attributes:
         name: of the adapter in the U-Net, and in messages.
-        images: pictures of one size, with captions.
+        images: pictures with captions; sizes may differ.
         spec: which blocks, method and ranks.
         config: how.
     """
@@ -130,7 +131,8 @@ def train_many(
         base: the model; on an error its U-Net is as before.
         jobs: what to train, under different names.
         checkpoint_dir: where states are saved to go on from; None: nowhere.
-        cache_dir: where latents are kept for other runs; None: nowhere.
+        cache_dir: where latents, embeddings and class pictures are kept for other runs; None:
+            nowhere.
         on_step: called after each step with the number of steps done.
 
     Returns:
@@ -139,6 +141,8 @@ def train_many(
     Raises:
         MaskError: a mask does not fit the model.
         ResolutionError: the pictures' size does not.
+        CaptionError: prior preservation needs a trigger that captions lack.
+        OptimizerError: the optimiser is not installed or cannot do what is asked.
         TrainingError: no pictures, float16, or no memory.
     """
     for job in jobs:
@@ -164,22 +168,37 @@ def _members(
     base: BaseModel, jobs: Sequence[Job], cache_dir: Path | None, done: list[Attached]
 ) -> tuple[list[Member], BatchedAdapters]:
     """Attach and cache; what was attached is appended to `done` at once."""
-    caches: dict[str, CachedSet] = {}
+    caches: dict[Hashable, CachedSet] = {}
+    for job in jobs:
+        if _data_key(job) not in caches:
+            caches[_data_key(job)] = _cached(base, job, cache_dir)
     for job in jobs:
         initial = generator_for(job.config.seed, "initial weights")
         done.append(attach(base.unet, job.spec, job.name, initial))
-        if job.images.sha256 not in caches:
-            caches[job.images.sha256] = CachedSet.of(base, job.images, cache_dir)
     adapters = BatchedAdapters(base.unet, [job.name for job in jobs])
     members = [
         Member(
             Learner(job.name, [Group(tuple(adapters.parameters(job.name)))], job.config),
-            caches[job.images.sha256],
+            caches[_data_key(job)],
             _training_key(base, job),
         )
         for job in jobs
     ]
     return members, adapters
+
+
+def _data_key(job: Job) -> Hashable:
+    """Equal for jobs that can share what is cached of their pictures and captions."""
+    config = job.config
+    about = (config.captions, config.augment, config.loss, config.prior, config.trigger)
+    chance = config.captions.shuffle or config.captions.tag_dropout or config.prior.kind != "none"
+    return job.images.sha256, about, config.seed if chance else None
+
+
+def _cached(base: BaseModel, job: Job, folder: Path | None) -> CachedSet:
+    painted = folder and folder / "class_pictures"
+    with class_pictures(base, job.images, job.config, painted) as prior:
+        return CachedSet.of(base, job.images, job.config, folder, prior)
 
 
 def _outcome(job: Job, attached: Attached, member: Member, seconds: float) -> Trained | Failed:

@@ -1,6 +1,6 @@
 """How an adapter is trained: one frozen dataclass for each theme, in YAML one group each."""
 
-from blockwise_lora.diffusion.config.data import AugmentConfig, CaptionConfig, Repeat
+from blockwise_lora.diffusion.config.data import AugmentConfig, CaptionConfig
 from blockwise_lora.diffusion.config.efficiency import EfficiencyConfig
 from blockwise_lora.diffusion.config.noise import LossConfig, NoiseConfig
 from blockwise_lora.diffusion.config.optimization import OptimizerConfig, ScheduleConfig
@@ -16,7 +16,6 @@ __all__ = [
     "LossConfig",
     "CaptionConfig",
     "AugmentConfig",
-    "Repeat",
     "PriorConfig",
     "ValidationConfig",
     "EfficiencyConfig",

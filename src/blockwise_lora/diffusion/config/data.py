@@ -32,23 +32,6 @@ class CaptionConfig:
 
 
 @dataclass(frozen=True)
-class Repeat:
-    """Pictures that a pass through the set shows more than once.
-
-    Raises:
-        ValueError: listing every value out of range.
-    """
-
-    pictures: str
-    """A pattern of file names, such as portrait*."""
-    times: int
-    """How often they are shown."""
-
-    def __post_init__(self) -> None:
-        check(self, at_least={"times": 1})
-
-
-@dataclass(frozen=True)
 class AugmentConfig:
     """The parameter group `training.augment`.
 
@@ -66,8 +49,6 @@ class AugmentConfig:
     """variants: smallest share of the sides that a crop leaves; 1: no crops."""
     colour: float = 0.0
     """variants: greatest change of brightness, contrast and saturation, as a share."""
-    repeats: tuple[Repeat, ...] = ()
-    """Pictures that count more than others; of several patterns the last one that fits holds."""
 
     def __post_init__(self) -> None:
         more = []

@@ -74,7 +74,7 @@ def train_adapter(
         recipe.config,
         name=name,
         checkpoint_dir=user_cache() / "checkpoints",
-        cache_dir=user_cache() / "latents",
+        cache_dir=user_cache(),
     )
     meaning = {"concept": name, "variant": variant, "trigger": recipe.concept.trigger}
     meaning["class_word"] = recipe.concept.class_word

@@ -1,0 +1,41 @@
+"""What the U-Net is told of prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)  # tensors have no truth value to compare by
+class Text:
+    """Prompts as the text encoders see them.
+
+    Attributes:
+        tokens: embeddings, (n, tokens, width).
+        pooled: one vector for each whole prompt, (n, width); None for models that take none.
+    """
+
+    tokens: Tensor
+    pooled: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, rows: Tensor | slice | Sequence[int]) -> Text:
+        return Text(self.tokens[rows], None if self.pooled is None else self.pooled[rows])
+
+    def expand(self, n: int) -> Text:
+        """The one prompt, n times."""
+        pooled = None if self.pooled is None else self.pooled.expand(n, -1)
+        return Text(self.tokens.expand(n, -1, -1), pooled)
+
+    @staticmethod
+    def cat(parts: Sequence[Text]) -> Text:
+        """Several, one below the other."""
+        if len(parts) == 1:
+            return parts[0]
+        pooled = None if parts[0].pooled is None else torch.cat([p.pooled for p in parts])
+        return Text(torch.cat([p.tokens for p in parts]), pooled)

@@ -1,0 +1,92 @@
+"""Embeddings of all captions of a training, computed once.
+
+Each is kept on disk in a file of its own, named by everything that it depends on (model,
+precision, the words), so that every run on every data set can use it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from blockwise_lora.atomic import WriteError, write_bytes
+from blockwise_lora.diffusion.base import BaseModel
+from blockwise_lora.diffusion.text import Text
+
+log = logging.getLogger(__name__)
+
+_ENCODED_AT_ONCE = 64  # prompts
+
+
+@dataclass(frozen=True, eq=False)
+class TextTable:
+    """Embeddings of distinct prompts.
+
+    Attributes:
+        text: one row for each prompt, on the model's device.
+        row: prompt to row.
+    """
+
+    text: Text
+    row: Mapping[str, int]
+
+    @classmethod
+    def of(cls, base: BaseModel, prompts: Iterable[str], folder: Path | None = None) -> TextTable:
+        """Encode prompts, each once.
+
+        Args:
+            base: whose text encoders encode.
+            prompts: any; equal ones share a row.
+            folder: where embeddings are kept from one run to the next; None: nowhere.
+        """
+        distinct = sorted(set(prompts))
+        found: dict[str, Text] = {}
+        if folder is not None:
+            for prompt in distinct:
+                if known := _read(_file(base, prompt, folder), base):
+                    found[prompt] = known
+        missing = [prompt for prompt in distinct if prompt not in found]
+        for start in range(0, len(missing), _ENCODED_AT_ONCE):
+            some = missing[start : start + _ENCODED_AT_ONCE]
+            text = base.encode_prompts(some)
+            found |= {prompt: text[[i]] for i, prompt in enumerate(some)}
+        if folder is not None:
+            _keep({_file(base, prompt, folder): found[prompt] for prompt in missing})
+        table = Text.cat([found[prompt] for prompt in distinct])
+        return cls(table, {prompt: i for i, prompt in enumerate(distinct)})
+
+    def rows(self, prompts: Iterable[Iterable[str]]) -> Tensor:
+        """Rows of a table of prompts, int64, on the model's device."""
+        rows = [[self.row[prompt] for prompt in some] for some in prompts]
+        return torch.tensor(rows, device=self.text.tokens.device)
+
+
+def _file(base: BaseModel, prompt: str, folder: Path) -> Path:
+    digest = hashlib.sha256(f"{base.sha256} {base.dtype} {prompt}".encode()).hexdigest()
+    return folder / f"{digest[:32]}.safetensors"
+
+
+def _read(file: Path, base: BaseModel) -> Text | None:
+    try:
+        tensors = load_file(file, str(base.device))
+        return Text(tensors["tokens"], tensors.get("pooled"))
+    except (OSError, SafetensorError, KeyError):
+        return None  # not there yet, or damaged: computed (again)
+
+
+def _keep(texts: Mapping[Path, Text]) -> None:
+    for file, text in texts.items():
+        tensors = {"tokens": text.tokens} | ({} if text.pooled is None else {"pooled": text.pooled})
+        try:
+            write_bytes(file, save({k: t.cpu().contiguous() for k, t in tensors.items()}))
+        except WriteError as error:
+            log.warning("Embeddings are not kept for the next run: %s", error)
+            return
