@@ -45,7 +45,7 @@ def test_dvc_s_matrix_is_the_list_of_variants():
     assert done.returncode == 0, done.stderr
     stages = {line.split()[0] for line in done.stdout.splitlines()}
     compare = conf("parameters_variants.yml")["compare"]
-    assert stages == {"base", "curate", "evaluate"} | {
+    assert stages == {"base", "curate", "evaluate", "sweep"} | {
         f"{stage}@{variant}" for stage in ("train", "combine") for variant in compare
     }
 
