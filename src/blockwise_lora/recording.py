@@ -182,7 +182,7 @@ def hash_path(path: Path) -> str:
 
 
 def _adapter_tags(folder: Path, concept: str) -> Iterator[tuple[str, str]]:
-    from blockwise_lora.adapters.files import read_adapter
+    from blockwise_lora.adapters import read_adapter
 
     if folder.exists():
         adapter = read_adapter(folder)

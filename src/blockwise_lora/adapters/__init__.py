@@ -1,5 +1,6 @@
 """Adapters: what one is, attaching it to a U-Net, its strength, its files."""
 
+from blockwise_lora.adapters.adapter import Adapter
 from blockwise_lora.adapters.attach import (
     Attached,
     attach,
@@ -8,7 +9,8 @@ from blockwise_lora.adapters.attach import (
     trainable_parameters,
 )
 from blockwise_lora.adapters.errors import AdapterError
-from blockwise_lora.adapters.files import Adapter, extract, load_adapter, read_adapter, save_adapter
+from blockwise_lora.adapters.files import extract, load_adapter, save_adapter
+from blockwise_lora.adapters.formats import read as read_adapter
 from blockwise_lora.adapters.layers import attached_names
 from blockwise_lora.adapters.norms import block_norms
 from blockwise_lora.adapters.parts import Parts

@@ -10,7 +10,6 @@ All say in their metadata what they hold. Equal adapters give equal bytes: no ti
 order.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -19,22 +18,21 @@ import torch
 
 from blockwise_lora.adapters import metadata as about
 from blockwise_lora.adapters import tensorfile
-from blockwise_lora.adapters.adapter import Adapter, state
+from blockwise_lora.adapters.adapter import Adapter
 from blockwise_lora.adapters.attach import Attached, check_name, describe, inject
 from blockwise_lora.adapters.errors import AdapterError
+from blockwise_lora.adapters.formats import Names, diffusers, kohya
 from blockwise_lora.adapters.layers import adapted_layers, require_attached
-from blockwise_lora.adapters.parts import Model, Parts, part_of
-from blockwise_lora.adapters.plan import UPDATES
-from blockwise_lora.adapters.singlefile import to_single_file
+from blockwise_lora.adapters.parts import Model, Parts
 from blockwise_lora.adapters.spec import AdapterSpec
-from blockwise_lora.adapters.updates import Dora, Kronecker, LowRank, Orthogonal, Update
+from blockwise_lora.adapters.updates import LowRank, Update
 from blockwise_lora.adapters.wrapping import read
 from blockwise_lora.atomic import write_bytes
 from blockwise_lora.blocks.mask import MaskError
 from blockwise_lora.blocks.structure import BlockMap
-from blockwise_lora.errors import UserError
+from blockwise_lora.blocks.unet import is_unet
 
-WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
+WEIGHTS_FILE = diffusers.WEIGHTS_FILE
 SINGLE_FILE = "adapter.safetensors"
 
 
@@ -65,15 +63,18 @@ def save_adapter(
     """
     if reserved := [key for key in metadata if about.is_reserved(key)]:
         raise AdapterError(f"metadata key {reserved[0]!r} is reserved: take another name")
-    updates = extract(model, name)
+    parts, updates = Parts.of(model), extract(model, name)
     common = {str(key): str(value) for key, value in metadata.items()}
-    common |= about.describe(spec, updates, Parts.of(model).blocks)
-    weights = {_in_file(key): tensor for key, tensor in state(updates).items()}
+    common |= about.describe(spec, updates, parts.blocks)
+    names = Names.of(parts.denoiser, *parts.text_encoders) if is_unet(parts.denoiser) else None
+    if names is not None:
+        common[about.FAMILY] = names.family
+    weights, own = diffusers.encode(updates)
     target = Path(folder) / WEIGHTS_FILE
-    write_bytes(target, tensorfile.encode(weights, common | about.for_peft(updates)))
-    if all(isinstance(update, LowRank) for update in updates.values()):
-        single, usual = to_single_file(updates)
-        write_bytes(Path(folder) / SINGLE_FILE, tensorfile.encode(single, common | usual))
+    write_bytes(target, tensorfile.encode(weights, common | own))
+    if names is not None and all(isinstance(update, LowRank) for update in updates.values()):
+        single, own = kohya.encode(updates, names)
+        write_bytes(Path(folder) / SINGLE_FILE, tensorfile.encode(single, common | own))
     return target
 
 
@@ -95,37 +96,6 @@ def extract(model: Model, name: str) -> dict[str, Update]:
     return updates
 
 
-def read_adapter(path: str | Path) -> Adapter:
-    """Read an adapter that `save_adapter` wrote: its folder, or its file in diffusers' format.
-
-    Raises:
-        AdapterError: the file is missing, damaged, not safetensors, or of another format.
-    """
-    path = Path(path)
-    path = path / WEIGHTS_FILE if path.is_dir() else path
-    content = tensorfile.read(path)
-    modules = _modules(path, content)
-    try:
-        spec = about.read_spec(content.metadata)
-        sub_blocks = about.read_sub_blocks(content.metadata, modules)
-        config, shapes = about.read_config(content.metadata), about.read_shapes(content.metadata)
-        updates = {
-            module: _update(spec, config, shapes, module, tensors)
-            for module, tensors in modules.items()
-        }
-    except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
-        raise AdapterError(
-            f"{path} has damaged metadata or weights ({error}): fetch it again, or train it anew"
-        ) from error
-    return Adapter(
-        MappingProxyType(updates),
-        MappingProxyType(sub_blocks),
-        spec,
-        MappingProxyType(dict(content.metadata)),
-        content.sha256,
-    )
-
-
 def load_adapter(model: Model, adapter: Adapter, name: str) -> Attached:
     """Attach a saved adapter with exactly its weights; it becomes the only active one.
 
@@ -140,71 +110,6 @@ def load_adapter(model: Model, adapter: Adapter, name: str) -> Attached:
     inject(parts, updates, name)
     touched = {blocks.layers[module][0].name for module in updates}
     return describe(name, adapter.spec, updates, blocks, _empty(blocks, adapter, touched))
-
-
-def _in_file(key: str) -> str:
-    """Diffusers puts a part's name before every key; the text encoders' layers have it already."""
-    return f"unet.{key}" if part_of(key) == "unet" else key
-
-
-_KEY = re.compile(
-    r"(?:unet\.)?(?P<module>.+)\."
-    r"(?P<tensor>lora_[AB]\.weight|lora_magnitude_vector|(?:hada|lokr)_\w+|oft_R\.weight)"
-)
-
-
-def _modules(path: Path, content: tensorfile.TensorFile) -> dict[str, dict[str, torch.Tensor]]:
-    """The tensors of each module, in order; other formats are told apart."""
-    keys = set(content.tensors)
-    if any(key.startswith(("lora_unet_", "lora_te")) for key in keys):
-        raise AdapterError(
-            f"{path} is a single file for ComfyUI and A1111: name the {WEIGHTS_FILE} beside it"
-        )
-    if about.SPEC not in content.metadata:
-        raise AdapterError(
-            f"{path} was not written by this project: its metadata lacks {about.SPEC!r}, without "
-            "which its mask and scale are unknown. Train it here, or load it with diffusers"
-        )
-    modules: dict[str, dict[str, torch.Tensor]] = {}
-    for key in sorted(keys):
-        match = _KEY.fullmatch(key)
-        if match is None:
-            raise AdapterError(f"{path} has a tensor {key!r} of no adapter: fetch it again")
-        modules.setdefault(match["module"], {})[match["tensor"]] = content.tensors[key]
-    if not modules:
-        raise AdapterError(f"{path} has no tensors: fetch it again")
-    return modules
-
-
-def _update(
-    spec: AdapterSpec,
-    config: Mapping,
-    shapes: Mapping[str, tuple[int, ...]],
-    module: str,
-    tensors: Mapping[str, torch.Tensor],
-) -> Update:
-    """One module's update.
-
-    Raises:
-        KeyError, ValueError, TypeError, AttributeError: something is missing or does not fit.
-    """
-    kind = UPDATES[spec.method]
-    if kind is Orthogonal:
-        terms = about.rotation_terms(config, module)
-        update = Orthogonal.from_tensors(tensors, shapes[module], terms)
-    else:
-        rank, alpha = about.rank_and_alpha(config, module)
-        if kind in (LowRank, Dora):
-            update = kind.from_tensors(tensors, alpha / rank)
-        elif kind is Kronecker:
-            update = Kronecker.from_tensors(tensors, alpha / rank, shapes[module], rank)
-        else:
-            update = kind.from_tensors(tensors, alpha / rank, shapes[module])
-        if update.rank != rank:
-            raise ValueError(f"{module} is of rank {update.rank}, said to be {rank}")
-    if update.tensors().keys() != tensors.keys():
-        raise ValueError(f"{module} has other tensors than {spec.method}")
-    return update
 
 
 def _fitting(blocks: BlockMap, adapter: Adapter) -> dict[str, Update]:

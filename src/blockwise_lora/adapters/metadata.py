@@ -7,24 +7,23 @@ blockwise_lora.mask      the mask in canonical form
 blockwise_lora.blocks    sub-block -> its ranks as resolved, and the modules it consists of,
 so that reports need no model, and later presets change nothing
 blockwise_lora.shapes    module -> its weight's shape, where the tensors leave it open
+blockwise_lora.family    sd1, sd2 or sdxl: the structure of the base model, which decides how other
+                         tools name its layers
 """
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 
-from blockwise_lora.adapters.config import anchored, peft_config
-from blockwise_lora.adapters.parts import part_of
 from blockwise_lora.adapters.spec import AdapterSpec
-from blockwise_lora.adapters.updates import Hadamard, Kronecker, Orthogonal, Update
+from blockwise_lora.adapters.updates import Update
 from blockwise_lora.blocks.structure import BlockMap
 
 DIFFUSERS_CONFIG = "lora_adapter_metadata"
-SPEC, MASK, BLOCKS, PEFT_CONFIG, SHAPES = (
-    f"blockwise_lora.{key}" for key in ("spec", "mask", "blocks", "peft", "shapes")
+SPEC, MASK, BLOCKS, PEFT_CONFIG, SHAPES, FAMILY = (
+    f"blockwise_lora.{key}" for key in ("spec", "mask", "blocks", "peft", "shapes", "family")
 )
 
-_OURS = ("format", DIFFUSERS_CONFIG, SPEC, MASK, BLOCKS, PEFT_CONFIG, SHAPES)
+_OURS = ("format", DIFFUSERS_CONFIG, SPEC, MASK, BLOCKS, PEFT_CONFIG, SHAPES, FAMILY)
 
 
 def is_reserved(key: str) -> bool:
@@ -45,29 +44,6 @@ def describe(spec: AdapterSpec, updates: Mapping[str, Update], blocks: BlockMap)
     return {"format": "pt", SPEC: spec.to_json(), MASK: str(spec.mask), BLOCKS: _json(table)}
 
 
-def for_peft(updates: Mapping[str, Update]) -> dict[str, str]:
-    """PEFT's configuration of each part, with full module names in a fixed order.
-
-    It is not taken from the model, where PEFT may have shortened the names to what is unambiguous
-    there.
-    """
-    parts: dict[str, dict[str, Update]] = {}
-    for module, update in updates.items():
-        part = part_of(module)
-        parts.setdefault(part, {})[module.removeprefix(f"{part}.")] = update
-    config = {
-        f"{part}.{key}": sorted(value) if isinstance(value, set) else value
-        for part, own in parts.items()
-        for key, value in peft_config(own).to_dict().items()
-    }
-    kind = next(iter(updates.values()))
-    known = not isinstance(kind, Hadamard | Orthogonal)
-    metadata = {DIFFUSERS_CONFIG if known else PEFT_CONFIG: _json(config)}
-    if isinstance(kind, Hadamard | Kronecker | Orthogonal):
-        metadata[SHAPES] = _json({module: update.shape for module, update in updates.items()})
-    return metadata
-
-
 def read_spec(metadata: Mapping[str, str]) -> AdapterSpec:
     """The specification.
 
@@ -75,43 +51,6 @@ def read_spec(metadata: Mapping[str, str]) -> AdapterSpec:
         ValueError, KeyError, UserError: it is missing or damaged.
     """
     return AdapterSpec.from_json(metadata[SPEC])
-
-
-def read_config(metadata: Mapping[str, str]) -> dict:
-    """PEFT's configuration, of all parts.
-
-    Raises:
-        ValueError, KeyError: it is missing or damaged.
-    """
-    key = PEFT_CONFIG if PEFT_CONFIG in metadata else DIFFUSERS_CONFIG
-    return json.loads(metadata[key])
-
-
-def rank_and_alpha(config: Mapping, module: str) -> tuple[int, float]:
-    """A module's rank and alpha.
-
-    Raises:
-        ValueError, KeyError, TypeError, AttributeError: the configuration is damaged.
-    """
-    part = part_of(module)
-    key = anchored(module.removeprefix(f"{part}."))
-    name = "lora_alpha" if f"{part}.lora_alpha" in config else "alpha"
-    alpha = float(config[f"{part}.alpha_pattern"].get(key, config[f"{part}.{name}"]))
-    rank = int(config[f"{part}.rank_pattern"].get(key, config[f"{part}.r"]))
-    if not math.isfinite(alpha) or rank < 1:
-        raise ValueError(f"alpha {alpha} or rank {rank} of {module} is not usable")
-    return rank, alpha
-
-
-def rotation_terms(config: Mapping, module: str) -> int | None:
-    """How PEFT computes a module's rotations: terms of a series, or None for exactly.
-
-    Raises:
-        KeyError, TypeError: the configuration is damaged.
-    """
-    part = part_of(module)
-    series = config[f"{part}.use_cayley_neumann"]
-    return int(config[f"{part}.num_cayley_neumann_terms"]) if series else None
 
 
 def read_shapes(metadata: Mapping[str, str]) -> dict[str, tuple[int, ...]]:

@@ -3,7 +3,8 @@
 import math
 from collections import defaultdict
 
-from blockwise_lora.adapters.files import Adapter
+from blockwise_lora.adapters.adapter import Adapter
+from blockwise_lora.adapters.formats.names import ordered
 
 
 def block_norms(adapter: Adapter) -> dict[str, float]:
@@ -17,6 +18,4 @@ def block_norms(adapter: Adapter) -> dict[str, float]:
     squares: defaultdict[str, float] = defaultdict(float)
     for module, update in adapter.updates.items():
         squares[adapter.sub_blocks[module]] += update.norm() ** 2
-    order = ("BASE", "IN", "MID", "OUT", "D", "S")
-    names = sorted(squares, key=lambda name: (order.index(name.rstrip("0123456789")), name))
-    return {name: math.sqrt(squares[name]) for name in names}
+    return {name: math.sqrt(squares[name]) for name in ordered(squares)}

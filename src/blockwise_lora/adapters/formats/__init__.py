@@ -1,7 +1,7 @@
 """Adapter files of all tools: diffusers, PEFT, kohya (A1111, ComfyUI), LyCORIS."""
 
 from blockwise_lora.adapters.formats.names import Names
-from blockwise_lora.adapters.formats.reading import Format, detect, read
+from blockwise_lora.adapters.formats.reading import Format, Source, read, read_source
 from blockwise_lora.adapters.formats.writing import write
 
-__all__ = ["Format", "Names", "detect", "read", "write"]
+__all__ = ["Format", "Names", "Source", "read", "read_source", "write"]

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -15,9 +15,10 @@ from blockwise_lora.adapters import tensorfile
 from blockwise_lora.adapters.adapter import Adapter
 from blockwise_lora.adapters.errors import AdapterError
 from blockwise_lora.adapters.formats import diffusers, lycoris, peft, peft_names
-from blockwise_lora.adapters.formats.names import Names
+from blockwise_lora.adapters.formats.names import Names, Place
 from blockwise_lora.adapters.formats.peft_names import LayerContent
-from blockwise_lora.adapters.formats.structures import FAMILY, evidence, fitting, settle
+from blockwise_lora.adapters.formats.structures import evidence, fitting, settle
+from blockwise_lora.adapters.spec import AdapterSpec
 from blockwise_lora.adapters.updates import Update
 from blockwise_lora.errors import UserError
 
@@ -50,33 +51,62 @@ class Content:
     sha256: str
 
 
+@dataclass(frozen=True)
+class Source:
+    """An adapter and the format that it came in."""
+
+    adapter: Adapter
+    format: Format
+
+
 def read(path: str | Path, names: Names | None = None) -> Adapter:
-    """Read an adapter of any format that is known here.
+    """Read an adapter of any format that is known here, or that `save_adapter` wrote.
 
     Args:
         path: a file, a PEFT directory, or a folder with diffusers' file.
-        names: of the model that it is for; None: whichever of SD 1.x, 2.x and XL has its layers.
+        names: of the model that it is for; None: as the file tells, or whichever of SD 1.x, 2.x
+            and XL has its layers.
 
     Raises:
         AdapterError: the file is missing, damaged, not safetensors, of an unknown format or
             method, or for another model.
     """
-    return assemble(open_content(path), path, names)
+    return read_source(path, names).adapter
 
 
-def open_content(path: str | Path) -> Content:
+def read_source(path: str | Path, names: Names | None = None) -> Source:
+    """As `read`, with the format.
+
+    Raises:
+        AdapterError: as `read`.
+    """
+    content = _open(Path(path))
+    try:
+        spec = about.read_spec(content.metadata) if about.SPEC in content.metadata else None
+        adapter = _told(content, spec) if names is None else None
+        adapter = adapter or _looked_up(content, spec, path, names)
+    except AdapterError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
+        raise AdapterError(
+            f"{path} has damaged metadata or weights ({error}): fetch it again, or train it anew"
+        ) from error
+    return Source(adapter, content.format)
+
+
+def _open(path: Path) -> Content:
     """What is in a file or directory, with its format.
 
     Raises:
         AdapterError: as `read`.
     """
-    path = Path(path)
     if path.name in (peft.WEIGHTS_FILE, peft.CONFIG_FILE) and peft.folders(path.parent):
         path = path.parent
     try:
         if path.is_dir() and (parts := peft.folders(path)):
             return _directory(parts)
-        file = tensorfile.read(path / diffusers.WEIGHTS_FILE if path.is_dir() else path)
+        path = path / diffusers.WEIGHTS_FILE if path.is_dir() else path
+        file = tensorfile.read(path)
         _check(file.tensors)
         kind = detect(file.tensors, file.metadata)
         if kind == "diffusers":
@@ -117,27 +147,49 @@ def detect(keys: Iterable[str], metadata: Mapping[str, str] = MappingProxyType({
     return "diffusers"
 
 
-def assemble(content: Content, path: str | Path, names: Names | None = None) -> Adapter:
-    """The adapter of what was read.
+def _told(content: Content, spec: AdapterSpec | None) -> Adapter | None:
+    """The adapter where its file says in which blocks the layers lie, as this project's do.
 
-    Raises:
-        AdapterError: as `read`.
+    No model is needed then, and the model may be of any structure. The layers of text encoders
+    are not told: the installed transformers decides what they are called.
     """
+    layers = content.layers
+    if content.format not in ("diffusers", "peft") or about.BLOCKS not in content.metadata:
+        return None
+    if any(layer.startswith("text_encoder") for layer in layers):
+        return None
+    homes = about.read_sub_blocks(content.metadata, layers)
+    shapes = about.read_shapes(content.metadata)
+    places = {layer: Place(homes[layer], shapes.get(layer, ())) for layer in layers}
+    return _adapter(content, spec, {layer: layer for layer in layers}, places)
+
+
+def _looked_up(
+    content: Content, spec: AdapterSpec | None, path: object, names: Names | None
+) -> Adapter:
+    """The adapter with its layers looked up in a model, or in the families that are known."""
     fits = _fits(content, path, names)
     widths = {name: peft_names.width_of(own.tensors) for name, own in content.layers.items()}
     sure = settle(fits, evidence(content.metadata, widths))
     names = sure or fits[0]
-    try:
-        updates = _updates(content, names, about.read_shapes(content.metadata))
-        spec = about.read_spec(content.metadata) if about.SPEC in content.metadata else None
-    except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
-        raise AdapterError(f"{path} is damaged: {error}") from error
-    metadata = dict(content.metadata) | ({FAMILY: names.family} if sure else {})
+    made = _adapter(content, spec, names.layers, names.places)
+    if sure is None:
+        return made
+    return replace(made, metadata=MappingProxyType(made.metadata | {about.FAMILY: names.family}))
+
+
+def _adapter(
+    content: Content,
+    spec: AdapterSpec | None,
+    layers: Mapping[str, str],
+    places: Mapping[str, Place],
+) -> Adapter:
+    updates = _updates(content, layers, places)
     return Adapter(
         MappingProxyType(updates),
-        MappingProxyType({layer: names.places[layer].sub_block for layer in updates}),
+        MappingProxyType({layer: places[layer].sub_block for layer in updates}),
         spec,
-        MappingProxyType(metadata),
+        MappingProxyType(dict(content.metadata)),
         content.sha256,
     )
 
@@ -154,20 +206,20 @@ def _fits(content: Content, path: object, names: Names | None) -> tuple[Names, .
 
 
 def _updates(
-    content: Content, names: Names, shapes: Mapping[str, tuple[int, ...]]
+    content: Content, layers: Mapping[str, str], places: Mapping[str, Place]
 ) -> dict[str, Update]:
-    """In the model's order."""
+    """In the model's order, as far as it is known."""
+    shapes = about.read_shapes(content.metadata)
     found: dict[str, Update] = {}
     for spelling, own in content.layers.items():
-        layer = names.layers[spelling]
+        layer = layers[spelling]
         if layer in found:
             raise ValueError(f"layer {layer} is there twice, under two names")
         try:
-            shape = shapes.get(layer)
-            found[layer] = peft_names.made(own, shape, names.places[layer].shape)
+            found[layer] = peft_names.made(own, shapes.get(layer), places[layer].shape)
         except ValueError as error:
             raise ValueError(f"in {spelling}, {error}") from None
-    return {layer: found[layer] for layer in names.places if layer in found}
+    return {layer: found[layer] for layer in places if layer in found}
 
 
 def _directory(parts: Mapping[str, Path]) -> Content:

@@ -8,9 +8,7 @@ import torch
 
 from blockwise_lora.adapters.errors import AdapterError
 from blockwise_lora.adapters.formats.names import Family, Names
-
-FAMILY = "blockwise_lora.family"
-"""Metadata key: the family, which files made by this project say."""
+from blockwise_lora.adapters.metadata import FAMILY
 
 _SDXL = {
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
