@@ -1,12 +1,13 @@
 """The adapted layers inside a model, as PEFT keeps them.
 
 Adapters of one kind share a PEFT layer; adapters of different kinds wrap each other:
-`LoHa(LoRA(Linear))`. The outermost takes the place of the plain layer.
+`LoHa(LoRA(Linear))`, the latest kind innermost. The outermost takes the plain layer's place.
 """
 
 from collections.abc import Iterator, Sequence
 
 from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
 
 from blockwise_lora.adapters.errors import AdapterError
 from blockwise_lora.adapters.parts import Model, Parts
@@ -37,7 +38,7 @@ def tuner_layers(model: Model) -> Iterator[tuple[str, BaseTunerLayer]]:
                 yield prefix + module_name, module
 
 
-def levels(layer: BaseTunerLayer) -> Iterator[BaseTunerLayer]:
+def levels(layer: nn.Module) -> Iterator[BaseTunerLayer]:
     """The PEFT layers that wrap one plain layer, from the outermost inwards."""
     while isinstance(layer, BaseTunerLayer):
         yield layer

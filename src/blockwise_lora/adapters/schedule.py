@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from blockwise_lora.adapters.errors import AdapterError
 from blockwise_lora.adapters.layers import require_attached
 from blockwise_lora.adapters.parts import Model
 from blockwise_lora.adapters.strength import Strength, set_strengths
@@ -41,6 +40,18 @@ class Schedule:
         if not all(math.isfinite(factor) for factor in self.factors):
             raise ValueError(f"factors are finite numbers, not {self.factors}")
 
+    def check(self, steps: int, where: str = "schedule") -> None:
+        """Make sure that it suits a number of steps.
+
+        Raises:
+            ValueError: there are more factors than steps.
+        """
+        if len(self.factors) > steps:
+            raise ValueError(
+                f"{where} has {len(self.factors)} factors for {steps} steps, so some would never "
+                "act: give one for each step, or fewer"
+            )
+
     def factor(self, step: int, steps: int) -> float:
         """The factor of one step.
 
@@ -49,13 +60,9 @@ class Schedule:
             steps: how many there are.
 
         Raises:
-            AdapterError: there are more factors than steps.
+            ValueError: as `check`.
         """
-        if len(self.factors) > steps:
-            raise AdapterError(
-                f"a schedule has {len(self.factors)} factors for {steps} steps: some would never "
-                "act. Give one for each step, or fewer"
-            )
+        self.check(steps)
         # At a step's beginning: of 10 steps, stop 0.3 leaves steps 0, 1 and 2.
         if not self.start <= step / steps < self.stop:
             return 0.0

@@ -21,6 +21,7 @@ from blockwise_lora.adapters.acting import (
     OftLinear,
     trained_scale,
 )
+from blockwise_lora.adapters.layers import levels
 from blockwise_lora.adapters.updates import (
     Dora,
     Hadamard,
@@ -62,14 +63,18 @@ def wrap(layer: nn.Module, name: str, update: Update) -> nn.Module:
     Returns:
         What has to stand in the layer's place; it may be the layer itself.
     """
-    kind = _KINDS[type(update)]
-    level, sizes = _level_of(layer, kind), _sizes(update)
+    kind, wrapped = _KINDS[type(update)], [*levels(layer)]
+    level = next((level for level in wrapped if isinstance(level, kind.shared)), None)
+    core, sizes = layer.get_base_layer() if wrapped else layer, _sizes(update)
     # PEFT's own initial values are replaced: on the meta device they cost nothing and draw nothing.
     with torch.device("meta"):
         if level is None:
-            core = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer
-            made = kind.linear if isinstance(core, nn.Linear) else kind.conv
-            layer = level = made(layer, name, **sizes)
+            level = (kind.linear if isinstance(core, nn.Linear) else kind.conv)(core, name, **sizes)
+            # Innermost, since PEFT's constructors want to see a plain layer.
+            if wrapped:
+                wrapped[-1].base_layer = level
+            else:
+                layer = level
         else:
             level.update_layer(name, **sizes)
     _fill(level, name, update)
@@ -116,15 +121,6 @@ def alpha_of(update: Update) -> float:
     near = (alpha, math.nextafter(alpha, math.inf), math.nextafter(alpha, -math.inf))
     alpha = next((a for a in near if a / update.rank == update.scale), alpha)
     return int(alpha) if alpha == int(alpha) else alpha  # as other tools write it
-
-
-def _level_of(layer: nn.Module, kind: _Kind) -> BaseTunerLayer | None:
-    """The level of a wrapped layer that takes adapters of this kind, if there is one."""
-    while isinstance(layer, BaseTunerLayer):
-        if isinstance(layer, kind.shared):
-            return layer
-        layer = layer.base_layer
-    return None
 
 
 def _sizes(update: Update) -> dict:

@@ -42,10 +42,12 @@ class SubBlock:
 def found_in(module: nn.Module, name: str) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Full name and weight's shape of the linear and convolution layers in `module`.
 
-    A wrapped layer (one with a `base_layer`) counts as the layer that it wraps; what an adapter
-    put beside it is not looked into.
+    A wrapped layer (one with a `base_layer`) counts as the layer that it wraps, however often;
+    what an adapter put beside it is not looked into.
     """
-    core = getattr(module, "base_layer", module)
+    core = module
+    while hasattr(core, "base_layer"):  # adapters of several kinds wrap each other
+        core = core.base_layer
     if isinstance(core, nn.Linear | nn.Conv2d):
         yield name, tuple(core.weight.shape)
         return
