@@ -73,7 +73,8 @@ def judge_pair(shop: Workshop, panel: Panel, pair: Pair, variant: str) -> tuple[
     """Train both arms, sample and judge. Returns scores and what the captions were."""
     drawn = shop.pictures("style", RAW / "styles" / STYLE, pair.style.class_word)
     style = shop.adapter("style", variant, drawn)
-    samples, captions = [], {}
+    # The base model's own pictures are the zero of the combined score.
+    samples, captions = as_samples(shop.sample(pair, {}, ["base"], "")), {}
     for arm, removed in ARMS.items():
         faces, own = captioned(shop, pair, removed)
         captions[arm] = {"first": faces.captions[0], "concept_tags": own}
