@@ -86,7 +86,7 @@ class Pretraining:
         """Trained on the captions of the lessons only."""
         folder = self.config.folder / "tokenizer"
         if (folder / "vocab.json").exists():
-            return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+            return CLIPTokenizer.from_pretrained(folder)  # a folder, so nothing is fetched
         texts = [", ".join([plain_caption(e), *e.tags]) for e in self.lessons.emojis]
         return train_tokenizer(texts, folder)
 
