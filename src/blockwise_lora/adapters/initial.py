@@ -32,6 +32,8 @@ def initial_update(step: LayerPlan, init: str, weight: Tensor, seed: int) -> Upd
     digest = hashlib.sha256(f"{seed}:{step.name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
     update = step.empty()
+    if step.method == "full":
+        return _full(update)
     if isinstance(update, LowRank):
         return _low_rank(update, init, generator)
     if isinstance(update, Dora):
@@ -54,6 +56,16 @@ def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
     """Kaiming-uniform values with a = sqrt(5), as nn.Linear's: within 1 / sqrt(fan-in)."""
     bound = 1 / math.sqrt(math.prod(like.shape[1:]))
     return torch.empty(like.shape).uniform_(-bound, bound, generator=generator)
+
+
+def _full(update: LowRank) -> LowRank:
+    """The change itself, zero so far, beside the identity: I D or D I, by the smaller side."""
+    identity = torch.eye(update.rank)
+    if update.rank == update.up.shape[0]:
+        return replace(
+            update, down=torch.zeros_like(update.down), up=identity.reshape(update.up.shape)
+        )
+    return replace(update, down=identity.reshape(update.down.shape), up=torch.zeros_like(update.up))
 
 
 def _low_rank(update: LowRank, init: str, generator: torch.Generator) -> LowRank:

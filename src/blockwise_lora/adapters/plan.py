@@ -27,6 +27,7 @@ UPDATES: dict[Method, type[Update]] = {
     "loha": Hadamard,
     "lokr": Kronecker,
     "oft": Orthogonal,
+    "full": LowRank,
 }
 
 
@@ -62,6 +63,8 @@ class LayerPlan:
     @property
     def parameters(self) -> int:
         """Number of values that are trained."""
+        if self.method == "full":
+            return math.prod(self.layer.shape)
         with torch.device("meta"):
             return sum(tensor.numel() for tensor in self.empty().tensors().values())
 
@@ -101,6 +104,8 @@ class Plan:
             for layer in chosen:
                 spatial = math.prod(layer.shape[2:]) > 1
                 rank = (conv_ranks if spatial else ranks)[block.name]
+                if spec.method == "full":
+                    rank = min(layer.shape[0], math.prod(layer.shape[1:]))
                 scale = spec.scale(rank, spatial=spatial, alpha=alphas.get(block.name))
                 rate = rates.get(block.name, 1.0)
                 layers.append(LayerPlan(layer, block.name, spec.method, rank, scale, rate))

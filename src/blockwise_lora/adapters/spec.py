@@ -10,7 +10,7 @@ from blockwise_lora.blocks.mask import Mask
 from blockwise_lora.blocks.settings import checked
 from blockwise_lora.parameters import asdict, typed
 
-Method = Literal["lora", "locon", "rslora", "dora", "loha", "lokr", "oft"]
+Method = Literal["lora", "locon", "rslora", "dora", "loha", "lokr", "oft", "full"]
 
 _LOW_RANK = ("lora", "locon", "rslora", "dora")
 
@@ -23,6 +23,9 @@ class AdapterSpec:
         blocks: the mask, see `blockwise_lora.blocks.mask`; kept in its canonical form.
         method: how a layer is changed. All adapt the attention layers: q, k, v, out, ff, proj_in
             and proj_out, which is kohya's default. `locon` is `lora` on the convolutions as well.
+            `full` trains those layers' weights themselves, as DreamBooth does (Ruiz et al. 2022):
+            a low-rank update of full rank, one of whose factors is the identity and stays so. It
+            has no ranks; the mask still chooses blocks.
         rank: rank of a layer in blocks for which the mask names none. For `oft` the side of the
             blocks that are rotated: as large as divides the layer's inputs.
         alpha: numerator of the scale alpha / rank by which a layer's update is multiplied; None
@@ -31,7 +34,7 @@ class AdapterSpec:
             can learn and not how strongly it acts. `rslora` alone divides alpha by the root of
             each layer's own rank (arXiv 2312.03732, eq. 4), for which alpha stays what it is.
         conv: adapt the convolutions, too: resnets, their shortcuts and time_emb_proj,
-            downsamplers and upsamplers. `locon` always does, `lora` never, `oft` cannot.
+            downsamplers and upsamplers. `locon` and `full` always do, `lora` never, `oft` cannot.
         conv_rank: rank of 3x3 convolutions where the mask names none; None means `rank`. Linear
             layers and 1x1 convolutions take `rank` everywhere, as in kohya's scripts and LyCORIS.
         conv_alpha: as `alpha`, for 3x3 convolutions; None means that they share the scale of the
@@ -116,6 +119,8 @@ class AdapterSpec:
             )
         if self.method == "oft" and (self.alpha is not None or self.alphas):
             mistakes.append("alpha and alphas: a rotation (oft) has no scale; use rank and rates")
+        if self.method == "full" and (self.alpha, self.conv_rank, self.conv_alpha) != (None,) * 3:
+            mistakes.append("alpha, conv_rank and conv_alpha: full trains the weights themselves")
         if self.init == "orthogonal":
             if self.method not in _LOW_RANK:
                 mistakes.append(f"init orthogonal is for {', '.join(_LOW_RANK)}")
@@ -134,7 +139,7 @@ class AdapterSpec:
     @property
     def convolutions(self) -> bool:
         """Whether convolutions are adapted, too."""
-        return self.method == "locon" or self.conv
+        return self.method in ("locon", "full") or self.conv
 
     def scale(self, rank: int, *, spatial: bool = False, alpha: float | None = None) -> float:
         """Factor of a layer's update.
@@ -144,7 +149,7 @@ class AdapterSpec:
             spatial: whether it is a 3x3 convolution.
             alpha: the layer's block's own, if it has one.
         """
-        if self.method == "oft":
+        if self.method in ("oft", "full"):
             return 1.0
         if self.method == "rslora":
             common = self.rank if self.alpha is None else self.alpha

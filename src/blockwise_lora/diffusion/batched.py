@@ -8,7 +8,7 @@ adapter stays there.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -17,8 +17,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from blockwise_lora.adapters.attach import trainable_parameters
+from blockwise_lora.adapters.layers import activate, adapted_layers, holds, tuner_layers
+from blockwise_lora.diffusion.optimizers import Group
 from blockwise_lora.diffusion.prefix import SharedPrefix
-from blockwise_lora.diffusion.stacks import Stack, StackTable, stackable
+from blockwise_lora.diffusion.stacks import PARTS, Part, Stack, StackTable, stackable
 
 
 class BatchedAdapters:
@@ -35,11 +37,7 @@ class BatchedAdapters:
 
     def __init__(self, unet: nn.Module, names: Sequence[str]) -> None:
         self.unet, self.names = unet, tuple(names)
-        self._layers = {
-            key: module
-            for key, module in unet.named_modules()
-            if isinstance(module, BaseTunerLayer)
-        }
+        self._layers = dict(tuner_layers(unet))
         touched = {key: _touching(layer, names) for key, layer in self._layers.items()}
         self._prefix = SharedPrefix(
             unet, {name: [key for key, here in touched.items() if name in here] for name in names}
@@ -60,6 +58,53 @@ class BatchedAdapters:
     def parameters(self, name: str) -> list[nn.Parameter]:
         """What there is to be trained of one adapter; the order is that of the model."""
         return [*self._table.parameters(name), *self._others[name]]
+
+    def groups(
+        self,
+        name: str,
+        rates: Mapping[str, float],
+        *,
+        up: float = 1.0,
+        full: bool = False,
+        joined: bool = True,
+    ) -> list[Group]:
+        """The same, parted by their rate.
+
+        Args:
+            name: the adapter.
+            rates: full module name to the factor of the learning rate, where it is not 1.
+            up: a further factor for the up factors (B) of low-rank adapters.
+            full: whether one factor of each layer, the identity, stays as it is.
+            joined: long vectors of many factors, which the optimisers handle fastest; else each
+                factor by itself, for those that look at rows and columns.
+        """
+        shares: dict[float, list[tuple[str, Part]]] = {}
+        for module, layer in adapted_layers(self.unet, name):
+            for part in PARTS:
+                if full and part == _identity(layer, name):
+                    continue
+                rate = rates.get(module, 1.0) * (up if part == "up" else 1.0)
+                shares.setdefault(rate, []).append((module, part))
+        others = {id(parameter) for parameter in self._others[name]}
+        return [
+            Group(
+                (
+                    *self._table.parameters(name, set(factors), joined=joined),
+                    *self._peft(factors, others),
+                ),
+                rate,
+            )
+            for rate, factors in shares.items()
+        ]
+
+    def _peft(
+        self, factors: Sequence[tuple[str, Part]], wanted: set[int]
+    ) -> Iterator[nn.Parameter]:
+        """PEFT's weights in some layers; only those called lora_B are up factors."""
+        for module, part in factors:
+            for key, parameter in self.unet.get_submodule(module).named_parameters():
+                if id(parameter) in wanted and (part == "up") == key.startswith("lora_B"):
+                    yield parameter
 
     def write_back(self) -> None:
         """Bring the weights that PEFT holds up to date."""
@@ -110,13 +155,13 @@ class BatchedAdapters:
         here = _touching(layer, layout)
         if not here:
             return layer.get_base_layer()(x)
-        before, answers = layer._active_adapter, []
+        before, answers = layer.active_adapters, []
         try:
             for name, part in zip(layout, x.chunk(len(layout)), strict=True):
-                layer._active_adapter = [name] if name in here else []
+                activate(layer, [name] if name in here else [])
                 answers.append(type(layer).forward(layer, part, *args, **kwargs))
         finally:
-            layer._active_adapter = before
+            activate(layer, before)
         return torch.cat(answers)
 
     def _outside_the_table(self, name: str) -> list[nn.Parameter]:
@@ -134,5 +179,9 @@ class BatchedAdapters:
 
 def _touching(layer: BaseTunerLayer, names: Sequence[str | None]) -> tuple[str, ...]:
     """Which of the adapters have weights in this layer."""
-    holders = [getattr(layer, attribute) for attribute in layer.adapter_layer_names]
-    return tuple(name for name in names if any(name in holder for holder in holders))
+    return tuple(name for name in names if name is not None and holds(layer, name))
+
+
+def _identity(layer: BaseTunerLayer, name: str) -> Part:
+    """Which factor of a full-rank update is the identity."""
+    return "up" if layer.r[name] == layer.get_base_layer().weight.shape[0] else "down"

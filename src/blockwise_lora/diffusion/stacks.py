@@ -8,10 +8,11 @@ the same layout, into which the backward pass adds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
+from typing import Literal
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -20,12 +21,18 @@ from torch import Tensor, nn
 from blockwise_lora.diffusion.lowrank import apply
 from blockwise_lora.diffusion.prefix import Layout
 
+Part = Literal["down", "up"]
+PARTS: tuple[Part, Part] = ("down", "up")
+"""The factors of a layer, A and B, in the order in which the table has them."""
+
 
 def stackable(layer: nn.Module, names: Sequence[str]) -> bool:
     """Whether all of these adapters that touch the layer are plain low-rank ones."""
     if not isinstance(layer, LoraLayer):
         return False
     base = layer.get_base_layer()
+    if layer.base_layer is not base:  # adapters of another kind act in it, too
+        return False
     plain = isinstance(base, nn.Linear) or (
         isinstance(base, nn.Conv2d)
         and (base.groups, base.dilation, base.padding_mode) == (1, (1, 1), "zeros")
@@ -154,25 +161,31 @@ class StackTable:
             for name in stack.ranks:
                 stack.exchange(name, to_peft)
 
-    def parameters(self, name: str, layers: Sequence[str] | None = None) -> list[nn.Parameter]:
-        """An adapter's values as few vectors, each with its gradient.
+    def parameters(
+        self, name: str, factors: Collection[tuple[str, Part]] | None = None, *, joined: bool = True
+    ) -> list[nn.Parameter]:
+        """An adapter's values, each tensor with its gradient.
 
         Args:
             name: the adapter.
-            layers: only these layers' values; None: all.
+            factors: only these, by layer; None: all.
+            joined: as few long vectors; else each factor as a matrix, transposed where it is "up".
         """
-        spans: list[list[int]] = []
+        cuts: list[tuple[int, int, int | None]] = []
         for key, stack in self.stacks.items():
-            if name not in stack.ranks or (layers is not None and key not in layers):
+            if name not in stack.ranks:
                 continue
-            for low, high in stack.spans(name):
+            for part, (low, high) in zip(PARTS, stack.spans(name), strict=True):
+                if factors is not None and (key, part) not in factors:
+                    continue
                 low, high = low + self._starts[key], high + self._starts[key]
-                if spans and spans[-1][1] == low:
-                    spans[-1][1] = high
+                if joined and cuts and cuts[-1][1] == low:
+                    cuts[-1] = (cuts[-1][0], high, None)
                 else:
-                    spans.append([low, high])
-        row, vectors = self.names.index(name), []
-        for low, high in spans:
-            vectors.append(nn.Parameter(self._values[row, low:high]))
-            vectors[-1].grad = self._gradients[row, low:high]
-        return vectors
+                    cuts.append((low, high, None if joined else stack.ranks[name]))
+        row, tensors = self.names.index(name), []
+        for low, high, rows in cuts:
+            shape = (-1,) if rows is None else (rows, -1)
+            tensors.append(nn.Parameter(self._values[row, low:high].view(shape)))
+            tensors[-1].grad = self._gradients[row, low:high].view(shape)
+        return tensors

@@ -27,9 +27,10 @@ from blockwise_lora.diffusion.caches import CachedSet
 from blockwise_lora.diffusion.checkpoints import configuration_hash
 from blockwise_lora.diffusion.config import TrainingConfig
 from blockwise_lora.diffusion.draws import generator_for
+from blockwise_lora.diffusion.efficiency import efficient, offloaded
 from blockwise_lora.diffusion.learner import Learner, TrainingError
 from blockwise_lora.diffusion.loop import Loop, Member
-from blockwise_lora.diffusion.optimizers import Group
+from blockwise_lora.diffusion.optimizers import Group, OptimizerError
 from blockwise_lora.diffusion.prior import class_pictures
 from blockwise_lora.imagesets import ImageSet
 
@@ -149,10 +150,11 @@ def train_many(
         _check(base, job)
     done: list[Attached] = []
     try:
-        with _memory_explained(jobs), _gradient_checkpointing(base, jobs):
+        with _memory_explained(jobs), efficient(base, [job.config.efficiency for job in jobs]):
             members, adapters = _members(base, jobs, cache_dir, done)
             began = time.monotonic()
-            Loop(base, members, adapters, checkpoint_dir).run(on_step)
+            with offloaded(base, any(job.config.efficiency.offload for job in jobs)):
+                Loop(base, members, adapters, checkpoint_dir).run(on_step)
             seconds = time.monotonic() - began
     except BaseException:
         for attached in done:
@@ -178,13 +180,32 @@ def _members(
     adapters = BatchedAdapters(base.unet, [job.name for job in jobs])
     members = [
         Member(
-            Learner(job.name, [Group(tuple(adapters.parameters(job.name)))], job.config),
+            Learner(job.name, _groups(adapters, job, attached), job.config),
             caches[_data_key(job)],
             _training_key(base, job),
         )
-        for job in jobs
+        for job, attached in zip(jobs, done, strict=True)
     ]
     return members, adapters
+
+
+def _groups(adapters: BatchedAdapters, job: Job, attached: Attached) -> list[Group]:
+    optimizer = job.config.optimizer
+    groups = adapters.groups(
+        job.name,
+        attached.rates,
+        up=optimizer.lora_plus_ratio,
+        full=job.spec.method == "full",
+        joined=optimizer.name == "adamw",
+    )
+    # A layer's weights of a method without factors A and B are all one group's.
+    filled = [group for group in groups if group.parameters]
+    if optimizer.lora_plus_ratio != 1 and len(filled) < 2:
+        raise OptimizerError(
+            f"training.optimizer.lora_plus_ratio: method {job.spec.method} has no up factors that "
+            f"could learn at a rate of their own; leave it at 1, or take lora, locon or dora."
+        )
+    return filled
 
 
 def _data_key(job: Job) -> Hashable:
@@ -233,16 +254,6 @@ def _check(base: BaseModel, job: Job) -> None:
             "base_model.dtype: float16 gradients underflow. Train in bfloat16, or in float32 on a "
             "card without it; float16 will do for sampling."
         )
-
-
-@contextmanager
-def _gradient_checkpointing(base: BaseModel, jobs: Sequence[Job]) -> Iterator[None]:
-    if any(job.config.efficiency.gradient_checkpointing for job in jobs):
-        base.unet.enable_gradient_checkpointing()
-    try:
-        yield
-    finally:
-        base.unet.disable_gradient_checkpointing()
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
@@ -17,6 +18,7 @@ from blockwise_lora.blocks.structure import BlockMap
 from blockwise_lora.diffusion.base import BaseModel
 from blockwise_lora.diffusion.batches import Batch, predict
 from blockwise_lora.diffusion.caches import CachedSet
+from blockwise_lora.diffusion.config import PriorConfig
 from blockwise_lora.diffusion.draws import generator_for
 from blockwise_lora.judges.bootstrap import Interval
 from blockwise_lora.judges.samples import Row
@@ -43,13 +45,14 @@ def gradient_norms(base: BaseModel, lesson: Lesson, batches: int = 16) -> dict[s
     blocks = BlockMap.of(base.unet)
     coarse = {sub: block for block, subs in blocks.coarse.items() for sub in subs}
     initial = generator_for(lesson.config.seed, "initial weights")
+    draws = replace(lesson.config, prior=PriorConfig())  # the concept alone pulls
     attach(base.unet, lesson.masked(FULL), name, initial)
     try:
         ups = {key: layer.lora_B[name].weight for key, layer in adapted_layers(base.unet, name)}
-        cached = CachedSet.of(base, lesson.images)
+        cached = CachedSet.of(base, lesson.images, draws)
         squares = dict.fromkeys(blocks.coarse, 0.0)
         for step in range(batches):
-            batch = Batch.of(base, cached, lesson.config, step)
+            batch = Batch.of(base, cached, draws, step)
             loss = batch.loss(predict(base, [batch]))
             for key, gradient in zip(
                 ups, torch.autograd.grad(loss, list(ups.values())), strict=True

@@ -13,8 +13,6 @@ class EfficiencyConfig:
     """Keep the U-Net's weights with channels innermost, which cards with tensor cores prefer."""
     tf32: bool = False
     """CUDA: let float32 matrix products round to 10 bits of mantissa, several times as fast."""
-    compile: bool = False
-    """torch.compile the U-Net: minutes to begin with, then steps some 20% faster."""
     offload: bool = False
     """CUDA: move text encoder and VAE to the host's memory once everything is encoded."""
     deterministic: bool = False
