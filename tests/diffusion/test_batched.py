@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from blockwise_lora.adapters import AdapterSpec, attach, trainable_parameters
+from blockwise_lora.adapters import AdapterSpec, attach, set_strengths, trainable_parameters
 from blockwise_lora.diffusion.batched import BatchedAdapters
 from blockwise_lora.diffusion.batches import Batch, predict
 from blockwise_lora.diffusion.caches import CachedSet
@@ -108,3 +108,58 @@ def test_a_slice_that_is_not_finite_spoils_no_other(base, images):
     assert not losses[0].isfinite() and all(loss.isfinite() for loss in losses[1:])
     for name in ("ranks", "shallow", "bottom"):
         assert all(g.isfinite().all() for g in gradients(base, adapters, name))
+
+
+METHODS = {
+    "locon": AdapterSpec("mid", "locon", 2),
+    "loha": AdapterSpec("mid", "loha", 2, conv=True),
+    "dora": AdapterSpec("mid+out3", "dora", 2, conv=True),
+    "oft": AdapterSpec("mid", "oft", 4),
+}
+
+
+def test_adapters_of_several_methods_share_a_pass(base, images):
+    """They wrap the same layers; each slice has one of them, as if it were alone."""
+    for name, spec in METHODS.items():
+        attach(base.unet, spec, name, generator_for(1, name))
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in trainable_parameters(base.unet, name):
+                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    batch = Batch.of(base, CachedSet.of(base, images), CONFIG, 7)
+    reference = {}
+    for name in METHODS:
+        set_strengths(base.unet, {name: 1.0})
+        base.unet.requires_grad_(False)
+        for parameter in trainable_parameters(base.unet, name):
+            parameter.requires_grad_(True)
+        loss = batch.loss(predict(base, [batch]))
+        loss.backward()
+        grads = [p.grad.clone() for p in trainable_parameters(base.unet, name)]
+        reference[name] = loss.item(), grads
+        base.unet.zero_grad()
+    adapters = BatchedAdapters(base.unet, list(METHODS))
+    order = sorted(METHODS, key=adapters.order)
+    with adapters.installed(), adapters.acting(order, [0] * 4, CONFIG.batch_size):
+        answers = predict(base, [batch]).split(CONFIG.batch_size)
+        losses = {name: batch.loss(a) for name, a in zip(order, answers, strict=True)}
+        sum(losses.values()).backward()
+    for name, (loss, grads) in reference.items():
+        assert losses[name].item() == pytest.approx(loss, rel=1e-4)
+        assert_near([p.grad for p in trainable_parameters(base.unet, name)], grads)
+
+
+@pytest.mark.parametrize("method", ["locon", "loha"])
+def test_values_are_grouped_by_the_rate_of_their_block(base, method):
+    rates = {"out": 0.5, "mid": 0.0}
+    spec = AdapterSpec("in0+mid+out3", method, 2, conv=method == "loha", rates=rates)
+    attached = attach(base.unet, spec, "a", torch.Generator())
+    adapters = BatchedAdapters(base.unet, ["a"])
+    groups = {group.rate: group.parameters for group in adapters.groups("a", attached.rates)}
+    counted = {rate: sum(p.numel() for p in some) for rate, some in groups.items()}
+    blocks = attached.blocks
+    expected = {1.0: 0, 0.5: 0, 0.0: blocks["MID"]}
+    for name, number in blocks.items():
+        if name != "MID":
+            expected[1.0 if name.startswith("IN") else 0.5] += number
+    assert counted == expected

@@ -6,19 +6,26 @@ import pytest
 import torch
 from PIL import Image
 
-from blockwise_lora.adapters import AdapterError, AdapterSpec, attach, trainable_parameters
+from blockwise_lora.adapters import (
+    AdapterError,
+    AdapterSpec,
+    Schedule,
+    attach,
+    trainable_parameters,
+)
 from blockwise_lora.diffusion.prompts import Concept, PromptError
 from blockwise_lora.diffusion.samples import (
     CombinationConfig,
     SampleRow,
     SampleSet,
     SampleSetError,
+    Schedules,
     Strengths,
     contact_sheet,
     sample_conditions,
 )
 from blockwise_lora.diffusion.sampling import SamplingConfig, sample
-from blockwise_lora.parameters import typed
+from blockwise_lora.parameters import ParameterError, typed
 
 CONFIG = SamplingConfig(steps=2, guidance_scale=2.0, batch_size=4)
 CAT, STYLE = Concept("zkc", "cat"), Concept("qwo", "style")
@@ -160,3 +167,30 @@ def test_parameters():
         CombinationConfig(pictures_per_prompt=0)
     with pytest.raises(ValueError, match="2 rows but 0 pictures"):
         SampleSet((SampleRow("base", 0, "", 0, ""),) * 2, ())
+
+
+def test_schedules_act_over_the_steps(base):
+    """A style that never sets in within the two steps is none; one that stops is less than all."""
+    with_adapters(base)
+
+    def both(schedule):
+        samples = take(base, ["both"], schedules=Schedules(style=schedule))
+        return pixels(samples, prompt_index=1, seed=3)
+
+    strengths = Strengths(style=0.0)
+    off = pixels(take(base, ["both"], strengths=strengths), prompt_index=1, seed=3)
+    assert np.array_equal(both(Schedule(start=0.9)), off)
+    whole, half = both(Schedule()), both(Schedule(stop=0.5))
+    assert not np.array_equal(whole, half)
+    assert not np.array_equal(half, off)
+    assert np.array_equal(both(Schedule()), whole)
+
+
+def test_schedules_that_could_not_act_are_refused():
+    merge = {"rule": "sum"}
+    with pytest.raises(ParameterError, match="schedules are for adapters that act side by side"):
+        typed(CombinationConfig, {"merge": merge, "schedules": {"style": {"start": 0.2}}})
+    with pytest.raises(ParameterError, match=r"schedules\.style has 3 factors for 2 steps"):
+        values = {"schedules": {"style": {"factors": [1, 2, 3]}}, "sampling": {"steps": 2}}
+        typed(CombinationConfig, values)
+    assert typed(CombinationConfig, {"merge": merge}).schedules == Schedules()

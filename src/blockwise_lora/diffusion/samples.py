@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from blockwise_lora.adapters import set_strengths
+from blockwise_lora.adapters import Schedule, scheduled, set_strengths
 from blockwise_lora.adapters.merge import Merged
 from blockwise_lora.adapters.strength import Strength
 from blockwise_lora.diffusion.merging import MergeConfig, merged_acting
@@ -45,16 +45,26 @@ class Strengths:
 
 
 @dataclass(frozen=True)
+class Schedules:
+    """How each adapter's strength goes over the denoising steps."""
+
+    character: Schedule = field(default_factory=Schedule)
+    style: Schedule = field(default_factory=Schedule)
+
+
+@dataclass(frozen=True)
 class CombinationConfig:
     """The parameter group `combination`.
 
     Raises:
-        ValueError: less than one picture per prompt.
+        ValueError: less than one picture per prompt, or schedules for adapters that are merged.
     """
 
     pictures_per_prompt: int = 4
     """Each with a seed of its own, counting up from the run's seed."""
     strengths: Strengths = field(default_factory=Strengths)
+    schedules: Schedules = field(default_factory=Schedules)
+    """Side by side or alone; what is merged has no adapters that could start and stop."""
     merge: MergeConfig = field(default_factory=MergeConfig)
     """How the two adapters become one for the pictures of both."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -62,6 +72,13 @@ class CombinationConfig:
     def __post_init__(self) -> None:
         if self.pictures_per_prompt < 1:
             raise ValueError(f"pictures_per_prompt is at least 1, not {self.pictures_per_prompt}")
+        if self.merge.rule != "active" and self.schedules != Schedules():
+            raise ValueError(
+                f"schedules are for adapters that act side by side (merge.rule: active), and rule "
+                f"{self.merge.rule} makes one of both: leave the one or the other out"
+            )
+        for name in _ACTIVE["both"]:
+            getattr(self.schedules, name).check(self.sampling.steps, f"schedules.{name}")
 
 
 @dataclass(frozen=True)
@@ -155,6 +172,7 @@ def sample_conditions(
     style: Concept,
     config: SamplingConfig,
     strengths: Strengths = Strengths(),
+    schedules: Schedules = Schedules(),
     merged: Merged | None = None,
     variant: str = "",
 ) -> SampleSet:
@@ -172,6 +190,7 @@ def sample_conditions(
         style: words for the style.
         config: how to sample.
         strengths: of the adapters where they are active.
+        schedules: of these strengths over the denoising steps; not for what is merged.
         merged: what acts in the place of both, made with these strengths.
         variant: recorded in the rows.
 
@@ -189,7 +208,9 @@ def sample_conditions(
             for seed in seeds
         ]
         active = {name: getattr(strengths, name) for name in _ACTIVE[condition]}
-        with _acting(base, active, merged if condition == "both" else None) as before_step:
+        times = {name: getattr(schedules, name) for name in active}
+        one = merged if condition == "both" else None
+        with _acting(base, active, times, one) as before_step:
             pictures += sample(
                 base,
                 [row.prompt for row in new],
@@ -204,12 +225,16 @@ def sample_conditions(
 
 @contextmanager
 def _acting(
-    base: BaseModel, strengths: Mapping[str, Strength], merged: Merged | None
+    base: BaseModel,
+    strengths: Mapping[str, Strength],
+    schedules: Mapping[str, Schedule],
+    merged: Merged | None,
 ) -> Iterator[StepHook | None]:
     """Set adapters, or the merge of two, to act; yields what changes from step to step."""
     if merged is None:
         set_strengths(base.unet, strengths)
-        yield None
+        constant = all(schedule == Schedule() for schedule in schedules.values())
+        yield None if constant else scheduled(base.unet, strengths, schedules)
         return
     with merged_acting(base, merged, tuple(strengths), strengths) as before_step:
         yield before_step

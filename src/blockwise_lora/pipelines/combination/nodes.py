@@ -87,6 +87,7 @@ def sample_prompts(
         style=words("style", style),
         config=config.sampling,
         strengths=config.strengths,
+        schedules=config.schedules,
         merged=merged,
         variant=variant,
     )
