@@ -32,8 +32,9 @@ KINDS = ("Linear", "1x1", "3x3")
 
 def table() -> dict[str, dict[str, bool]]:
     """Specification to the answers of the page's first table."""
-    lines = [line for line in PAGE.read_text("utf-8").splitlines() if line.startswith("| ")]
-    head, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines[:9])
+    lines = PAGE.read_text("utf-8").partition("\n| ")[2].splitlines()
+    lines = ["| " + lines[0], *lines[2:]]  # without the rule below the head
+    head, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines[:10])
     answers = {"yes": True, "no": False, "U-Net": "U-Net"}
     return {
         row[0].strip("`"): {column: answers[c] for column, c in zip(head[1:], row[1:], strict=True)}
@@ -47,7 +48,8 @@ every = pytest.mark.parametrize("row", TABLE)
 
 def spec_of(row: str, blocks: str = "mid") -> AdapterSpec:
     values = yaml.safe_load("{" + row + "}") | {"blocks": blocks, "rank": 4}
-    return typed(AdapterSpec, values if "oft" in row else values | {"alpha": 6}, "row")
+    scaled = not {"oft", "full"} & {values["method"]}
+    return typed(AdapterSpec, values | ({"alpha": 6} if scaled else {}), "row")
 
 
 def kind(module: nn.Module) -> str:
