@@ -331,5 +331,5 @@ def test_tampered_files_are_refused(saved, tmp_path):
         ("lora_adapter_metadata", '{"unet.lora_alpha": NaN, "unet.alpha_pattern": {}}'),
     ]:
         save_file(tensors, path, notes | {key: value})
-        with pytest.raises(AdapterError, match="damaged|lacks"):
+        with pytest.raises(AdapterError, match=r"damaged|lacks"):
             read_adapter(path)

@@ -1,6 +1,7 @@
 """Which model an adapter is for, where only the adapter is at hand."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cache
 from typing import get_args
 
@@ -35,19 +36,29 @@ _TEXT_WIDTHS: dict[int, Family] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 
 @cache
 def known(family: Family) -> Names:
-    """The names of a family, from a model of its structure without weights."""
+    """The names of a family, from models of its structure without weights.
+
+    A resnet has a shortcut only where the width changes, which depends on a model's size: a
+    second one, in which each level is wider than the one before, has them all.
+    """
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+    config = _UNETS[family]
+    widening = tuple(64 * (i + 1) for i in range(len(config.get("down_block_types", "four"))))
     with torch.device("meta"):
-        unet = UNet2DConditionModel(**_UNETS[family])
+        unet = UNet2DConditionModel(**config)
+        every = Names.of(UNet2DConditionModel(**config | {"block_out_channels": widening}))
         encoders = [
             (CLIPTextModel if i == 0 else CLIPTextModelWithProjection)(
                 CLIPTextConfig(num_hidden_layers=depth)
             )
             for i, depth in enumerate(_ENCODERS[family])
         ]
-    return Names.of(unet, *encoders)
+    names = Names.of(unet, *encoders)
+    return replace(
+        names, places={**every.places, **names.places}, original=every.original | names.original
+    )
 
 
 def fitting(spellings: Iterable[str], path: object) -> tuple[Names, ...]:
