@@ -89,6 +89,28 @@ def test_one_input_is_made_once_for_all_that_share_it(base, images, monkeypatch)
     assert sorted(made) == [0] * 4 + [1] * 4
 
 
+def test_only_what_begins_together_or_sees_the_same_takes_one_pass(base, images, monkeypatch):
+    """One pass would take the gradient of `shallow`'s batch on to where `whole`'s ends."""
+    passes = []
+    predict = loop.predict
+
+    def watched(model, batches):
+        passes.append(len(batches))
+        return predict(model, batches)
+
+    monkeypatch.setattr(loop, "predict", watched)
+    once = dataclasses.replace(CONFIG, steps=1)
+    other = dataclasses.replace(once, seed=1)
+    results(base, jobs(images, shallow=once, whole=other))
+    assert passes == [1, 1]
+    passes.clear()
+    results(base, jobs(images, shallow=once, whole=once, middle=once))
+    assert passes == [1]
+    passes.clear()
+    results(base, [Job(f"s{i}", images, SPECS["middle"], c) for i, c in enumerate((once, other))])
+    assert passes == [2]
+
+
 class Reads(TorchDispatchMode):
     """Counts `item`, `tolist`, `bool` and the like: on a GPU each makes the host wait."""
 

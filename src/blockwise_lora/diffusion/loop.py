@@ -111,18 +111,26 @@ class Loop:
     def _passes(
         self, members: Sequence[Member], turn: int
     ) -> Iterator[tuple[list[Member], list[Batch]]]:
-        """Members with their batches of this turn; batches of different shapes take a pass each."""
+        """Members with their batches of this turn, in as many passes as it takes.
+
+        In one pass are batches of one shape, and of those that no other member sees only such as
+        begin to be trained in the same block: the backward pass of one batch would else run on,
+        for nothing, to where that of another ends.
+        """
         batches: dict[tuple, Batch] = {}
-        passes: dict[tuple, list[tuple[Member, Batch]]] = {}
-        for member in members:
+        begins: dict[tuple, int] = {}
+        order = {m.key: self.adapters.order(m.learner.name) for m in members}
+        for member in sorted(members, key=lambda member: order[member.key], reverse=True):
             key = member.batch_key
             if key not in batches:
                 batches[key] = self._batch(member, turn)
-            passes.setdefault(batches[key].shape, []).append((member, batches[key]))
-        for pairs in passes.values():
-            # The order in which the adapters begin to act: see `BatchedAdapters.acting`.
-            pairs.sort(key=lambda pair: self.adapters.order(pair[0].learner.name))
-            yield [member for member, _ in pairs], [batch for _, batch in pairs]
+            begins[key] = order[member.key]
+        passes: dict[tuple, list[Member]] = {}
+        for member in sorted(members, key=lambda member: order[member.key]):
+            key = member.batch_key
+            passes.setdefault((batches[key].shape, begins[key]), []).append(member)
+        for together in passes.values():
+            yield together, [batches[member.batch_key] for member in together]
 
     def _batch(self, member: Member, turn: int) -> Batch:
         config, step = member.learner.config, member.learner.step
