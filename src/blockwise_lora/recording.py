@@ -17,7 +17,8 @@ VARIANT_RESULTS = ("adapter", "loss", "samples")
 COMPARISON_RESULTS = ("evaluation", "evaluation_table", "grid", "report")
 SWEEP_RECORDS = ("sweep_records", "search_records")
 SWEEP_PAGES = ("sweep_report", "search_report", "sweep_figures", "search_figures")
-RECORDED = (*VARIANT_RESULTS, *COMPARISON_RESULTS, *SWEEP_RECORDS, *SWEEP_PAGES)
+CURATION_FIGURES = ("contact_sheet", "histograms", "duplicates", "curation_report")
+RECORDED = (*CURATION_FIGURES, *VARIANT_RESULTS, *COMPARISON_RESULTS, *SWEEP_RECORDS, *SWEEP_PAGES)
 LIBRARIES = ("blockwise-lora", "torch", "diffusers", "transformers", "peft", "kedro", "mlflow")
 
 
@@ -78,6 +79,8 @@ class Recorder:
             self._tracker.log_path(self._run, path, f"adapters/{concept}")
         elif self._run and kind == "samples" and path:
             self._tracker.log_path(self._run, path, "samples")
+        elif kind in CURATION_FIGURES and path:
+            self._tracker.log_path(self._tracker.parent, path, f"curation/{concept}")
         elif kind == "evaluation":
             self._record_scores(data)
         elif kind in SWEEP_RECORDS:

@@ -29,11 +29,11 @@ def contact_sheet(images: ImageSet, report: CurationReport, limit: int = 80) -> 
         RGB, 8 tiles wide.
     """
     kept = [
-        _tile(picture.open(), picture.caption, picture.file_name, INK)
+        tile(picture.open(), picture.caption, picture.file_name, INK)
         for picture in images.pictures[:limit]
     ]
     dropped = [
-        _tile(_original(report.root, verdict), _why(verdict), verdict.file, RED)
+        tile(original(report.root, verdict), _why(verdict), verdict.file, RED)
         for verdict in report.dropped[:limit]
     ]
     sections = [
@@ -47,10 +47,10 @@ def contact_sheet(images: ImageSet, report: CurationReport, limit: int = 80) -> 
     for heading, tiles in sections:
         draw.text((MARGIN, top + 5), f"{report.folder}: {heading}", INK, ImageFont.load_default(14))
         top += HEAD
-        for index, tile in enumerate(tiles):
+        for index, drawn in enumerate(tiles):
             row, column = divmod(index, COLUMNS)
             left = MARGIN + column * (TILE + MARGIN)
-            sheet.paste(tile, (left, top + row * (_tile_height() + MARGIN)))
+            sheet.paste(drawn, (left, top + row * (_tile_height() + MARGIN)))
         top += _rows(tiles) * (_tile_height() + MARGIN)
     return sheet
 
@@ -67,9 +67,10 @@ def _tile_height() -> int:
     return TILE + LINES * LINE + 2
 
 
-def _tile(image: Image.Image | None, text: str, name: str, ink: Ink) -> Image.Image:
-    tile = Image.new("RGB", (TILE, _tile_height()), "white")
-    draw = ImageDraw.Draw(tile)
+def tile(image: Image.Image | None, text: str, name: str, ink: Ink) -> Image.Image:
+    """A picture with its name and words below it; a cross where there is no picture."""
+    canvas = Image.new("RGB", (TILE, _tile_height()), "white")
+    draw = ImageDraw.Draw(canvas)
     draw.rectangle((0, 0, TILE - 1, TILE - 1), outline=GREY)
     if image is None:
         draw.line((0, 0, TILE - 1, TILE - 1), GREY)
@@ -79,12 +80,12 @@ def _tile(image: Image.Image | None, text: str, name: str, ink: Ink) -> Image.Im
         # Small pictures are drawn with their pixels visible, as they are trained on.
         method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
         size = tuple(max(1, round(side * scale)) for side in image.size)
-        tile.paste(image.resize(size, method), tuple((TILE - side) // 2 for side in size))
+        canvas.paste(image.resize(size, method), tuple((TILE - side) // 2 for side in size))
     font = ImageFont.load_default(11)
     wrapped = [*textwrap.wrap(name, 19)[:1], *textwrap.wrap(text, 19)]
     for number, line in enumerate(wrapped[:LINES]):
         draw.text((0, TILE + 1 + number * LINE), line, INK if number == 0 else ink, font)
-    return tile
+    return canvas
 
 
 def _why(verdict: Verdict) -> str:
@@ -92,7 +93,7 @@ def _why(verdict: Verdict) -> str:
     return f"{verdict.reason}{number}: {verdict.detail}"
 
 
-def _original(folder: Path, verdict: Verdict) -> Image.Image | None:
+def original(folder: Path, verdict: Verdict) -> Image.Image | None:
     """The dropped picture, where it can be opened at no risk."""
     if verdict.width is None:
         return None

@@ -45,7 +45,10 @@ def test_both_concepts_are_curated(folders, caplog):
     assert set(made) == {
         f"{concept}.{name}"
         for concept in ("character", "style")
-        for name in ("curation_report", "curation_table", "caption_table", "contact_sheet")
+        for name in (
+            *("curation_report", "curation_table", "caption_table"),
+            *("contact_sheet", "histograms", "duplicates"),
+        )
     }
     assert made["character.curation_report"]["reasons"] == {"not an image": 1}
     table = made["style.curation_table"]

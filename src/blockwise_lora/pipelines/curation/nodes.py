@@ -171,6 +171,20 @@ def draw_contact_sheet(images: ImageSet, report: CurationReport) -> Image.Image:
     return contact_sheet(images, report)
 
 
+def draw_histograms(report: CurationReport) -> Image.Image:
+    """Size, shape, sharpness and brightness."""
+    from blockwise_lora.imagesets.figures import histograms
+
+    return histograms(report)
+
+
+def draw_duplicates(report: CurationReport) -> Image.Image:
+    """Every picture that has copies, with them beside it."""
+    from blockwise_lora.imagesets.figures import duplicate_sheet
+
+    return duplicate_sheet(report)
+
+
 def _described(concept: Mapping[str, Any], where: str) -> tuple[ConceptConfig, CaptionRule]:
     from blockwise_lora.imagesets import CaptionRule
 

@@ -52,6 +52,8 @@ def _of(concept: str) -> Pipeline:
                 "contact_sheet",
                 name="draw_contact_sheet",
             ),
+            node(nodes.draw_histograms, "screening", "histograms", name="draw_histograms"),
+            node(nodes.draw_duplicates, "screening", "duplicates", name="draw_duplicates"),
         ]
     )
     # Whole groups, so that a misspelt name in one of them is noticed.
