@@ -20,7 +20,7 @@ def write_tiny_base(folder: Path, **scheduler: object) -> Path:
         StableDiffusionPipeline,
         UNet2DConditionModel,
     )
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers import CLIPTextModel
 
     tokenizer = _letter_tokenizer()
     with torch.random.fork_rng(devices=[]):
@@ -41,18 +41,7 @@ def write_tiny_base(folder: Path, **scheduler: object) -> Path:
             norm_num_groups=4,
             scaling_factor=0.5,
         )
-        text_encoder = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=24,
-                intermediate_size=48,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                max_position_embeddings=tokenizer.model_max_length,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-            )
-        )
+        text_encoder = CLIPTextModel(_text_config(tokenizer, 24))
     schedule = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
     schedule |= {"steps_offset": 1, "clip_sample": False}
     pipeline = StableDiffusionPipeline(
@@ -67,6 +56,74 @@ def write_tiny_base(folder: Path, **scheduler: object) -> Path:
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
     return folder
+
+
+def write_tiny_sdxl(folder: Path) -> Path:
+    """Write a `StableDiffusionXLPipeline` folder: 16 px pictures, two text encoders, time ids."""
+    from diffusers import (
+        AutoencoderKL,
+        DDPMScheduler,
+        StableDiffusionXLPipeline,
+        UNet2DConditionModel,
+    )
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    tokenizer = _letter_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(16, 16, 32),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=(1, 2, 2),
+            norm_num_groups=8,
+            attention_head_dim=(1, 1, 2),
+            cross_attention_dim=24 + 16,
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=4,
+            projection_class_embeddings_input_dim=6 * 4 + 12,
+        )
+        vae = AutoencoderKL(
+            sample_size=16,
+            block_out_channels=(8, 16),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            layers_per_block=1,
+            norm_num_groups=4,
+            scaling_factor=0.13025,
+        )
+        first = CLIPTextModel(_text_config(tokenizer, 24))
+        second = CLIPTextModelWithProjection(_text_config(tokenizer, 16, projection_dim=12))
+    schedule = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    StableDiffusionXLPipeline(
+        unet=unet,
+        vae=vae,
+        text_encoder=first,
+        text_encoder_2=second,
+        tokenizer=tokenizer,
+        tokenizer_2=_letter_tokenizer(),
+        scheduler=DDPMScheduler(**schedule, steps_offset=1, clip_sample=False),
+        add_watermarker=False,
+    ).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def _text_config(tokenizer, width: int, **more: int):
+    from transformers import CLIPTextConfig
+
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=tokenizer.model_max_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        **more,
+    )
 
 
 def _letter_tokenizer():
