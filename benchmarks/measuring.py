@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from diffusers_style import DiffusersStyle, Noise
@@ -38,7 +37,7 @@ GROUP = ("all", "in0-out1", "out", "out1-out3", "out2-out3", "mid+out0", "out0-o
 
 @dataclass(frozen=True)
 class Clock:
-    """What time is read off, and peaks of memory with it."""
+    """What time is read off."""
 
     device: torch.device
 
@@ -53,51 +52,12 @@ class Clock:
             torch.cuda.synchronize()
         return time.process_time() if self.of_process else time.perf_counter()
 
-    def memory(self) -> int:
-        """Bytes in use."""
-        if self.device.type == "cuda":
-            return torch.cuda.memory_allocated()
-        return _status("VmRSS")
-
-    def reset_peak(self) -> None:
-        """Forget the peak so far."""
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        else:
-            Path("/proc/self/clear_refs").write_text("5")
-
-    def peak(self) -> int:
-        """Most bytes in use since `reset_peak`."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated()
-        return _status("VmHWM")
-
-
-def _status(name: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(name):
-            return int(line.split()[1]) * 1024
-    raise ValueError(name)
-
-
-@dataclass(frozen=True)
-class Speed:
-    """One measurement.
-
-    Attributes:
-        step_s: seconds a step.
-        memory: peak bytes above the loaded model.
-    """
-
-    step_s: float
-    memory: int
-
 
 class Bench:
     """A model, pictures for it, and ways to train on them."""
 
     def __init__(self, base: BaseModel, images: ImageSet, method: str, rank: int, steps: int):
-        self.base, self.images, self.steps = base, images, steps
+        self.base, self.images, self.method, self.steps = base, images, method, steps
         self.clock = Clock(base.device)
         self._spec = AdapterSpec("all", method, rank)
 
@@ -117,8 +77,8 @@ class Bench:
         """An adapter of some blocks."""
         return dataclasses.replace(self._spec, blocks=mask)
 
-    def ours(self, masks: Sequence[str], batch: int, seeds: Sequence[int] | None = None) -> Speed:
-        """This trainer, with an adapter for each mask."""
+    def ours(self, masks: Sequence[str], batch: int, seeds: Sequence[int] | None = None) -> float:
+        """Seconds a step of this trainer, with an adapter for each mask."""
         seeds = seeds or [0] * len(masks)
         jobs = [
             Job(f"a{i}", self.images, self.spec(mask), self.config(batch, seed))
@@ -130,8 +90,8 @@ class Bench:
             detach(self.base.unet, job.name)
         return result[0]
 
-    def theirs(self, mask: str, batch: int) -> Speed:
-        """The example's loop."""
+    def theirs(self, mask: str, batch: int) -> float:
+        """Seconds a step of the example's loop."""
         with self._measured() as (mark, result):
             loop = DiffusersStyle(self.base, self.images, self.spec(mask), self.config(batch))
             for step in range(self.steps + 1):
@@ -141,20 +101,56 @@ class Bench:
         return result[0]
 
     @contextmanager
-    def _measured(self) -> Iterator[tuple[Callable[[int], None], list[Speed]]]:
+    def _measured(self) -> Iterator[tuple[Callable[[int], None], list[float]]]:
         gc.collect()
-        before, began, result = self.clock.memory(), 0.0, []
+        began, result = 0.0, []
 
         def mark(step: int) -> None:
             nonlocal began
             if step == 1:
-                self.clock.reset_peak()
                 began = self.clock.now()
             elif step == self.steps + 1:
-                seconds = (self.clock.now() - began) / self.steps
-                result.append(Speed(seconds, max(self.clock.peak() - before, 1)))
+                result.append((self.clock.now() - began) / self.steps)
 
         yield mark, result
+
+    def memory_ratio(self, batch: int) -> float:
+        """Memory of one step, this trainer's over the example's.
+
+        On CUDA the peak. On a CPU, where the allocator's peaks say little, what the forward pass
+        keeps for the backward pass, the model's own weights left out.
+        """
+        config = dataclasses.replace(self.config(batch), steps=1)
+        with self._memory() as ours:
+            train_many(self.base, [Job("a", self.images, self.spec("all"), config)])
+        detach(self.base.unet, "a")
+        loop = DiffusersStyle(self.base, self.images, self.spec("all"), config)
+        with self._memory() as theirs:
+            loop.step()
+        loop.close()
+        return ours[0] / theirs[0]
+
+    @contextmanager
+    def _memory(self) -> Iterator[list[int]]:
+        gc.collect()
+        result: list[int] = []
+        if self.clock.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            yield result
+            result.append(torch.cuda.max_memory_allocated())
+            return
+        weights = {p.untyped_storage().data_ptr() for p in self.base.unet.parameters()}
+        kept: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            yield result
+        result.append(sum(kept.values()))
 
     def loss_difference(self, batch: int) -> float:
         """Relative difference of both loops' first loss, from the same noise."""
@@ -200,7 +196,7 @@ class Bench:
         Learner.update = self._timed(update, "ours: clip, optimiser", spent)
         Batch.of = staticmethod(self._timed(Batch.of, "ours: draw, noise", spent))
         try:
-            whole = self.ours(["all"], batch).step_s * 1e3
+            whole = self.ours(["all"], batch) * 1e3
         finally:
             Learner.update, Batch.of = update, batch_of
         spent = {name: seconds * 1e3 / (self.steps + 1) for name, seconds in spent.items()}
@@ -221,16 +217,15 @@ def against_diffusers(bench: Bench, batches: Sequence[int], rounds: int) -> list
     rows = []
     for batch in batches:
         pairs = [(bench.ours(["all"], batch), bench.theirs("all", batch)) for _ in range(rounds)]
-        ours, theirs = (
-            statistics.median(s.step_s for s in side) for side in zip(*pairs, strict=True)
-        )
+        ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
         rows.append(
             {
+                "method": bench.method,
                 "batch": batch,
                 "ours_pictures_s": batch / ours,
                 "diffusers_pictures_s": batch / theirs,
-                "speed_ratio": statistics.median(b.step_s / a.step_s for a, b in pairs),
-                "memory_ratio": statistics.median(a.memory / b.memory for a, b in pairs),
+                "speed_ratio": statistics.median(b / a for a, b in pairs),
+                "memory_ratio": bench.memory_ratio(batch),
             }
         )
         print(rows[-1], flush=True)
@@ -239,9 +234,7 @@ def against_diffusers(bench: Bench, batches: Sequence[int], rounds: int) -> list
 
 def by_mask(bench: Bench, batch: int, rounds: int) -> dict[str, float]:
     """Step time relative to all blocks."""
-    times = [
-        {name: bench.ours([m], batch).step_s for name, m in MASKS.items()} for _ in range(rounds)
-    ]
+    times = [{name: bench.ours([m], batch) for name, m in MASKS.items()} for _ in range(rounds)]
     return {name: statistics.median(t[name] / t["all"] for t in times) for name in MASKS}
 
 
@@ -251,10 +244,10 @@ def many_at_once(bench: Bench, batches: Sequence[int], rounds: int, count: int) 
     for batch in batches:
         seeds, masks = [], []
         for _ in range(rounds):
-            single = {m: bench.ours([m], batch).step_s for m in dict.fromkeys(GROUP[:count])}
-            together = bench.ours(["all"] * count, batch, seeds=range(count)).step_s
+            single = {m: bench.ours([m], batch) for m in dict.fromkeys(GROUP[:count])}
+            together = bench.ours(["all"] * count, batch, seeds=range(count))
             seeds.append(count * single["all"] / together)
-            masks.append(sum(single.values()) / bench.ours(GROUP[:count], batch).step_s)
+            masks.append(sum(single.values()) / bench.ours(GROUP[:count], batch))
         rows.append(
             {
                 "batch": batch,
