@@ -126,10 +126,10 @@ def test_ziplora_learns(two, tmp_path, tiny_base_folder):
     folders = [write_tiny_pictures(tmp_path / name, 2) for name in "ab"]
     pictures = [word for folder in folders for word in ("--pictures", folder)]
     words = ("--rule", "ziplora", "--steps", 1, "--out", tmp_path / "merged")
+    assert "needs `pictures`" in run(*two, *words).output
     result = run(*two, *words, *pictures, "--base", tiny_base_folder)
     assert result.exit_code == 0, result.output
     assert "ziplora of 2: an adapter" in result.output
-    assert "needs `pictures`" in run(*two, *words).output
 
 
 def test_nothing_is_overwritten(two, tmp_path):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from blockwise_lora.errors import UserError
+
 if TYPE_CHECKING:
     from blockwise_lora.adapters.merge import BakedModel, Base, MergedAdapter, Rule, Weighted
     from blockwise_lora.diffusion.base import BaseModel
@@ -48,14 +50,16 @@ def merge(
     The base is needed where the rule speaks of blocks (pick), learns (ziplora) or bakes, and for
     methods whose change depends on the base's weights (DoRA, OFT).
     """
+    _check(out, rule)
+    numbers = _weights(weights, len(adapters))
+
+    # What takes seconds to import comes after what can be told at once.
     from blockwise_lora.adapters import formats
     from blockwise_lora.adapters.merge import BakedModel, Weighted
     from blockwise_lora.adapters.merge import merge as merge_adapters
     from blockwise_lora.diffusion.merging import learned_rule
 
     config = _config(rule, parameters)
-    _check(out, rule)
-    numbers = _weights(weights, len(adapters))
     pairs = zip(adapters, numbers, strict=True)
     weighted = [Weighted(formats.read(path), number) for path, number in pairs]
     model, structure = _base(base, config, weighted, bake, device)
@@ -82,30 +86,26 @@ def _check(out: Path, rule: str) -> None:
     """Tell now what would be told after the work.
 
     Raises:
-        MergeError: a folder with content or a file is there, or no file can hold the result.
+        UserError: a folder with content or a file is there, or no file can hold the result.
     """
-    from blockwise_lora.adapters.merge import MergeError
-
     if rule == "klora":
-        raise MergeError(
+        raise UserError(
             "rule klora chooses an adapter at each denoising step, which no file can hold: sample "
             "with `kedro run --pipelines combination --params combination.merge.rule=klora`"
         )
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise MergeError(f"{out} exists: name another place, or move it away")
+        raise UserError(f"{out} exists: name another place, or move it away")
 
 
 def _weights(text: str | None, count: int) -> list[float]:
-    from blockwise_lora.adapters.merge import MergeError
-
     if text is None:
         return [1.0] * count
     try:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
-        raise MergeError(f"--weights {text}: expected numbers with commas, such as 1,0.8") from None
+        raise UserError(f"--weights {text}: expected numbers with commas, such as 1,0.8") from None
     if len(numbers) != count:
-        raise MergeError(f"--weights {text}: {len(numbers)} for {count} adapters")
+        raise UserError(f"--weights {text}: {len(numbers)} for {count} adapters")
     return numbers
 
 
@@ -124,7 +124,7 @@ def _base(
     changes = (update for one in weighted for update in one.adapter.updates.values())
     if learns or bakes or any(update.needs_base for update in changes):
         model = load_base(source, device)
-        return model, Base.of(model.unet, model.text_encoder)
+        return model, Base.of(model.unet, *model.text_encoders)
     parts = skeleton(source)
     return None, Base.of(parts.denoiser, *parts.text_encoders)
 
@@ -132,7 +132,7 @@ def _base(
 def _save_model(merged: BakedModel, model: BaseModel, out: Path) -> Path:
     from blockwise_lora.diffusion.saving import save_base
 
-    merged.apply(model.unet, model.text_encoder)
+    merged.apply(model.unet, *model.text_encoders)
     return save_base(model, out, "".join(merged.metadata.values()))
 
 

@@ -144,7 +144,7 @@ def merge_adapters(adapters: Sequence[Weighted], config: MergeConfig, model: Bas
         MergeError: as `merge` and `learned_rule`.
     """
     rule = learned_rule(config, adapters, model)
-    return merge(adapters, rule, base=Base.of(model.unet, model.text_encoder))
+    return merge(adapters, rule, base=Base.of(model.unet, *model.text_encoders))
 
 
 def at_strength(model: BaseModel, adapter: Adapter, strength: Strength) -> Weighted:
@@ -155,7 +155,7 @@ def at_strength(model: BaseModel, adapter: Adapter, strength: Strength) -> Weigh
     """
     if not isinstance(strength, Mapping):
         return Weighted(adapter, strength)
-    blocks = BlockMap.of(model.unet, model.text_encoder)
+    blocks = BlockMap.of(model.unet, *model.text_encoders)
     weights: dict[str, float] = {}
     for term, weight in strength.items():
         weights |= dict.fromkeys(Mask.parse(term).selected(blocks), weight)
@@ -190,6 +190,6 @@ def merged_acting(
             detach(model.unet, _MERGED)
     else:
         set_strengths(model.unet, {})
-        with merged.applied(model.unet, model.text_encoder):
+        with merged.applied(model.unet, *model.text_encoders):
             yield None
     set_strengths(model.unet, {})

@@ -30,13 +30,12 @@ def save_base(base: BaseModel, target: Path, note: str | None = None) -> Path:
         raise BaseModelError("adapters are attached to the model: detach or bake them first")
     names = ("vae", "unet", "scheduler", *_text_parts(base))
     parts = {name: getattr(base, name) for name in names}
-    if "text_encoder_2" in parts:
-        pipeline = StableDiffusionXLPipeline(**parts)
-    else:
-        pipeline = StableDiffusionPipeline(
-            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
-        )
+    kind, options = StableDiffusionXLPipeline, {}
+    if "text_encoder_2" not in parts:
+        kind, options = StableDiffusionPipeline, {"requires_safety_checker": False}
+        options |= {"safety_checker": None, "feature_extractor": None}
     with replace_folder(target) as folder, quiet_libraries():
+        pipeline = kind(**parts, **options)
         pipeline.save_pretrained(folder, safe_serialization=True)
         if note is not None:
             (folder / "blockwise_lora.json").write_text(note + "\n", encoding="utf-8")
