@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from blockwise_lora.commands.adapter_convert import names_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from blockwise_lora.adapters import Adapter
     from blockwise_lora.adapters.formats import Source, Summary
 
@@ -58,7 +56,7 @@ def _about(file: Path, source: Source, summary: Summary) -> list[str]:
     return [str(file), *(f"{name:<11} {text}" for name, text in known.items() if text)]
 
 
-def _weights(adapter: Adapter, base: str | None) -> dict[str, Tensor] | None:
+def _weights(adapter: Adapter, base: str | None) -> dict[str, Any] | None:
     """The base's weights of the layers whose change depends on them; None without a base."""
     needed = [layer for layer, update in adapter.updates.items() if update.needs_base]
     if base is None or not needed:

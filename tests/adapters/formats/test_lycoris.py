@@ -149,7 +149,8 @@ def test_dora_of_another_method_is_refused(sd_unet, tmp_path):
 @pytest.mark.parametrize(
     ("key", "reason"),
     [
-        ("diff", "whole differences of weights"),
+        ("diff", "more beside it"),
+        ("diff_b", "biases"),
         ("w_norm", "normalisation layers"),
         ("a1.weight", "GLoRA"),
         ("on_input", "IA"),
@@ -163,6 +164,18 @@ def test_other_contents_are_refused(key, reason, sd_unet, make_adapter, tmp_path
     save_file(state | {f"{first}.{key}": torch.ones(3)}, path)
     with pytest.raises(AdapterError, match=reason):
         read(path)
+
+
+def test_whole_differences_are_read(sd_unet, make_adapter, tmp_path):
+    """As LyCORIS's full method writes them, here beside layers of LoRA."""
+    path = write(make_adapter(sd_unet), tmp_path / "a.safetensors", "lycoris")
+    state = load_file(path)
+    layer = "down_blocks.0.resnets.1.conv2"
+    diff = 0.1 * torch.randn(32, 32, 3, 3, generator=torch.Generator().manual_seed(4))
+    save_file(state | {f"lora_unet_{layer.replace('.', '_')}.diff": diff}, path)
+    assert torch.equal(read(path).updates[layer].delta(), diff)
+    changed = through_lycoris(sd_unet, path) - base_output(sd_unet)
+    assert_close(effect(sd_unet, read(path).updates), changed)
 
 
 def test_alphas(sd_unet, make_adapter, tmp_path):
@@ -194,3 +207,19 @@ def test_diffusers_is_wrong_about_such_files(kind, sd_unet, make_adapter, tmp_pa
     StableDiffusionPipeline.load_lora_into_unet(state, alphas, unet, adapter_name="x")
     found, true = run(unet.double()) - base_output(sd_unet), effect(sd_unet, adapter.updates)
     assert (found - true).norm() > 0.01 * true.norm()
+
+
+@pytest.mark.parametrize("kind", [Hadamard, Kronecker])
+def test_lycoris_merges_these_at_the_squared_scale(kind, sd_unet, make_adapter, tmp_path):
+    """Its layers act with the scale once, its merging takes it twice: docs/formats.md says so."""
+    adapter = make_adapter(sd_unet, kind, ranks=(2,), alphas=(1.0,))
+    state = load_file(write(adapter, tmp_path / "a.safetensors", "lycoris"))
+    names = Names.of(sd_unet)
+    layer = next(iter(adapter.updates))
+    module = make_module(
+        *get_module(state, names.joined(layer)), layer, sd_unet.get_submodule(layer)
+    )
+    true = adapter.updates[layer].delta()
+    merged, _ = module.get_diff_weight(shape=true.shape)
+    assert true.norm() > 0.1
+    assert torch.allclose(merged, 0.5 * true, atol=1e-6)

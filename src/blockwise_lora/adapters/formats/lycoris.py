@@ -3,6 +3,7 @@
     <layer>.lora_down.weight  lora_up.weight  [lora_mid.weight]  [dora_scale]  alpha
     <layer>.hada_w1_a  w1_b  w2_a  w2_b  [t1  t2]  alpha
     <layer>.lokr_w1 | w1_a  w1_b  lokr_w2 | w2_a  w2_b  [t2]  alpha
+    <layer>.diff                                                (read only: written as a product)
 
 The factor of an update is alpha / rank, each layer with its own. Readers that know all of it are
 ComfyUI, A1111 and LyCORIS itself. (arXiv 2309.14859 describes the methods.)
@@ -26,7 +27,6 @@ PREFIXES = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "lycoris_")
 _LORA = {"lora_down.weight": "lora_A.weight", "lora_up.weight": "lora_B.weight"}
 _OTHERS = {
     "oft_blocks": "OFT in LyCORIS turns a layer's outputs; here, as in PEFT, it turns the inputs",
-    "diff": "it holds whole differences of weights, which no low-rank method here can hold",
     "diff_b": "it changes biases",
     "w_norm": "it changes normalisation layers",
     "a1.weight": "GLoRA is not one of the methods here",
@@ -48,8 +48,9 @@ def parse(tensors: Mapping[str, Tensor]) -> dict[str, LayerContent]:
     for key, tensor in sorted(tensors.items()):
         layer, _, name = key.partition(".")
         layers.setdefault(layer, {})[name] = tensor
-    without = [layer for layer, own in layers.items() if "alpha" not in own]
-    if without and len(without) < len(layers):
+    scaled = {layer: own for layer, own in layers.items() if "diff" not in own}
+    without = [layer for layer, own in scaled.items() if "alpha" not in own]
+    if without and len(without) < len(scaled):
         raise ValueError(
             f"{without[0]} has no alpha while other layers have: its strength is not known"
         )
@@ -88,6 +89,8 @@ def _content(layer: str, own: Mapping[str, Tensor]) -> LayerContent:
     for name, reason in _OTHERS.items():
         if name in own:
             raise ValueError(f"{layer} has {name}: {reason}")
+    if "diff" in own:
+        return _whole(layer, own)
     alpha = _number(layer, own["alpha"]) if "alpha" in own else None
     rest = {_LORA.get(k, k): t for k, t in own.items() if k not in ("alpha", "dora_scale")}
     if "lora_mid.weight" in rest:
@@ -100,6 +103,15 @@ def _content(layer: str, own: Mapping[str, Tensor]) -> LayerContent:
         kept = alpha is not None and alpha == int(alpha) and 2 * alpha >= rank
         return LayerContent(rest, Numbers(1.0, int(alpha) if kept else rank))
     return LayerContent(rest, Numbers(1.0 if alpha is None else alpha / rank, rank))
+
+
+def _whole(layer: str, own: Mapping[str, Tensor]) -> LayerContent:
+    """A whole difference of weights, as a product with the identity, which changes no number."""
+    diff = own["diff"]
+    if len(own) > 1 or diff.dim() not in (2, 4):
+        raise ValueError(f"{layer} has a difference of weights with more beside it, or of no shape")
+    one = torch.eye(len(diff), dtype=diff.dtype).reshape(len(diff), -1, *(1,) * (diff.dim() - 2))
+    return LayerContent({"lora_A.weight": diff, "lora_B.weight": one}, Numbers(1.0, len(diff)))
 
 
 def _number(layer: str, tensor: Tensor) -> float:

@@ -246,5 +246,7 @@ def _check(tensors: Mapping[str, Tensor]) -> None:
         if tensor.dtype not in _TYPES and not key.endswith(".alpha"):
             kind = str(tensor.dtype).removeprefix("torch.")
             raise ValueError(f"tensor {key} is of type {kind}, not float32, float16 or bfloat16")
+        if not tensor.numel():
+            raise ValueError(f"tensor {key} is empty")
         if not torch.isfinite(tensor).all():
             raise ValueError(f"tensor {key} is not finite: the training that made it diverged")

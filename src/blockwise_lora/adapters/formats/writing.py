@@ -48,6 +48,8 @@ def write(
         WriteError: the target cannot be written.
     """
     path = Path(path)
+    if not adapter.updates:
+        raise AdapterError(f"{path} cannot be written: the adapter changes no layers")
     if format not in get_args(Format):
         raise AdapterError(f"format is one of {', '.join(get_args(Format))}, not {format!r}")
     if format == "peft":
