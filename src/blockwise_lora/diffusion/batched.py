@@ -106,6 +106,19 @@ class BatchedAdapters:
                 if id(parameter) in wanted and (part == "up") == key.startswith("lora_B"):
                     yield parameter
 
+    @contextmanager
+    def alone(self, name: str) -> Iterator[None]:
+        """In here this adapter alone acts, as it is now, outside of any pass."""
+        self.write_back()
+        before = {key: layer.active_adapters for key, layer in self._layers.items()}
+        for layer in self._layers.values():
+            activate(layer, [name] if holds(layer, name) else [])
+        try:
+            yield
+        finally:
+            for key, layer in self._layers.items():
+                activate(layer, before[key])
+
     def write_back(self) -> None:
         """Bring the weights that PEFT holds up to date."""
         self._table.exchange(to_peft=True)

@@ -46,14 +46,29 @@ def offloaded(base: BaseModel, wanted: bool) -> Iterator[None]:
         base: the model; everything in it is encoded already.
         wanted: else nothing is moved.
     """
+    with _moved(base, "cpu", base.device, wanted):
+        yield
+
+
+@contextmanager
+def onloaded(base: BaseModel, wanted: bool) -> Iterator[None]:
+    """In here they are back on the model's device, to sample: undoes `offloaded`."""
+    with _moved(base, base.device, "cpu", wanted):
+        yield
+
+
+@contextmanager
+def _moved(
+    base: BaseModel, place: torch.device | str, back: torch.device | str, wanted: bool
+) -> Iterator[None]:
     parts = (*base.text_encoders, base.vae) if wanted else ()
     for part in parts:
-        part.to("cpu")
+        part.to(place)
     try:
         yield
     finally:
         for part in parts:
-            part.to(base.device)
+            part.to(back)
 
 
 @contextmanager

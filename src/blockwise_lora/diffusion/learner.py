@@ -41,6 +41,7 @@ class Learner:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         self.step = 0
+        self.stopped = False
         # On the device, so that no step waits for the host to read its loss.
         self._losses = torch.zeros(config.steps, device=self.parameters[0].device)
         self.failure: TrainingError | None = None
@@ -53,7 +54,7 @@ class Learner:
     @property
     def active(self) -> bool:
         """Whether there are steps left."""
-        return self.step < self.config.steps
+        return self.step < self.config.steps and not self.stopped
 
     @property
     def look_due(self) -> bool:

@@ -15,7 +15,9 @@ from blockwise_lora.diffusion.batched import BatchedAdapters
 from blockwise_lora.diffusion.batches import Batch, predict
 from blockwise_lora.diffusion.caches import CachedSet
 from blockwise_lora.diffusion.checkpoints import Checkpoints, State
+from blockwise_lora.diffusion.efficiency import onloaded
 from blockwise_lora.diffusion.learner import Learner
+from blockwise_lora.diffusion.looks import ALONE, Watcher, Watching
 from blockwise_lora.diffusion.prior import bare
 from blockwise_lora.diffusion.progress import progress
 
@@ -30,12 +32,14 @@ class Member:
         learner: its weights and optimiser.
         cached: its picture set; members with the same pictures hold the same object.
         key: hash of all that determines its result.
+        watcher: looks at it while it trains.
         resumed_from: steps that an earlier process had done.
     """
 
     learner: Learner
     cached: CachedSet
     key: str
+    watcher: Watcher
     resumed_from: int = 0
 
     @property
@@ -52,6 +56,7 @@ class Loop:
         members: what trains.
         adapters: the same ones, attached to the model's U-Net.
         checkpoint_dir: where states are saved to go on from; None: nowhere.
+        watching: says what is kept with a state, and is told when one is found.
     """
 
     def __init__(
@@ -60,7 +65,9 @@ class Loop:
         members: Sequence[Member],
         adapters: BatchedAdapters,
         checkpoint_dir: Path | None = None,
+        watching: Watching = ALONE,
     ) -> None:
+        self.watching = watching
         self.base, self.members, self.adapters = base, list(members), adapters
         keys = [member.key for member in members]
         self._checkpoints = Checkpoints(checkpoint_dir, keys) if checkpoint_dir else None
@@ -83,6 +90,8 @@ class Loop:
                 active = [member for member in self.members if member.learner.active]
                 self.step(active)
                 bar.update()
+                for member in active:
+                    self._look(member)
                 save = self._due(active)
                 if save or any(x.look_due for x in learners):
                     losses = [member.learner.check() for member in active]
@@ -91,8 +100,9 @@ class Loop:
                     self._save(active)
                 if on_step:
                     on_step(max(x.step for x in learners))
-        for learner in learners:
-            learner.finish()
+        for member in self.members:
+            member.learner.finish()
+            member.watcher.keep_best()
         self.adapters.write_back()
         if self._checkpoints:
             self._checkpoints.remove([m.key for m in self.members if not m.learner.failure])
@@ -153,6 +163,17 @@ class Loop:
             sum(loss / n for loss, n in zip(losses, shares, strict=True)).backward()
         return losses
 
+    def _look(self, member: Member) -> None:
+        if not member.watcher.due:
+            return
+        offload = member.learner.config.efficiency.offload
+        with (
+            member.learner.averaged(),
+            self.adapters.alone(member.learner.name),
+            onloaded(self.base, offload),
+        ):
+            member.watcher.look()
+
     def _due(self, active: Sequence[Member]) -> bool:
         """Whether to save: at someone's interval, and what ended while others go on."""
         learners = [member.learner for member in active]
@@ -161,14 +182,20 @@ class Loop:
         return any(x.save_due or not x.active for x in learners)
 
     def _save(self, active: Sequence[Member]) -> None:
-        self._checkpoints.save({m.key: State(m.learner.step, m.learner.state()) for m in active})
+        notes, states = self.watching.notes(), {}
+        for member in active:
+            tensors = member.learner.state() | member.watcher.state()
+            states[member.key] = State(member.learner.step, tensors, notes)
+        self._checkpoints.save(states)
 
     def _resume(self) -> None:
         saved = self._checkpoints.load() if self._checkpoints else {}
         for member in self.members:
             if state := saved.get(member.key):
                 member.learner.restore(state.step, state.tensors)
+                member.watcher.restore(state.tensors)
                 member.resumed_from = state.step
+                self.watching.on_resume(state.notes)
                 log.info(
                     "%s: going on from the state saved at step %d", member.learner.name, state.step
                 )

@@ -12,44 +12,23 @@ with the same bits as one that was not.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from blockwise_lora.adapters.attach import Attached, attach, detach
+from blockwise_lora.adapters.attach import Attached, detach
 from blockwise_lora.adapters.spec import AdapterSpec
 from blockwise_lora.diffusion.base import BaseModel
-from blockwise_lora.diffusion.batched import BatchedAdapters
-from blockwise_lora.diffusion.caches import CachedSet
-from blockwise_lora.diffusion.checkpoints import configuration_hash
 from blockwise_lora.diffusion.config import TrainingConfig
-from blockwise_lora.diffusion.draws import generator_for
 from blockwise_lora.diffusion.efficiency import efficient, offloaded
-from blockwise_lora.diffusion.learner import Learner, TrainingError
+from blockwise_lora.diffusion.jobs import Job, members_of
+from blockwise_lora.diffusion.learner import TrainingError
+from blockwise_lora.diffusion.looks import ALONE, Look, Watching
 from blockwise_lora.diffusion.loop import Loop, Member
-from blockwise_lora.diffusion.optimizers import Group, OptimizerError
-from blockwise_lora.diffusion.prior import class_pictures
 from blockwise_lora.imagesets import ImageSet
-
-
-@dataclass(frozen=True)
-class Job:
-    """One adapter to train.
-
-    Attributes:
-        name: of the adapter in the U-Net, and in messages.
-        images: pictures with captions; sizes may differ.
-        spec: which blocks, method and ranks.
-        config: how.
-    """
-
-    name: str
-    images: ImageSet
-    spec: AdapterSpec
-    config: TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -63,6 +42,8 @@ class Trained:
         data_sha256: of the pictures and captions.
         seconds: of this process's share of the training, all adapters of the pass together.
         resumed_from: steps that an earlier process had done.
+        looks: at the adapter while it trained, where `validation` asks for them.
+        kept: the look whose weights the adapter has; None: it has those of the last step.
     """
 
     attached: Attached
@@ -71,6 +52,8 @@ class Trained:
     data_sha256: str
     seconds: float
     resumed_from: int
+    looks: tuple[Look, ...] = ()
+    kept: Look | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +79,7 @@ def train(
     checkpoint_dir: Path | None = None,
     cache_dir: Path | None = None,
     on_step: Callable[[int], None] | None = None,
+    watching: Watching = ALONE,
 ) -> Trained:
     """Train one adapter, which is active at the end.
 
@@ -107,6 +91,7 @@ def train(
         checkpoint_dir=checkpoint_dir,
         cache_dir=cache_dir,
         on_step=on_step,
+        watching=watching,
     )
     if isinstance(outcome, Failed):
         raise outcome.error
@@ -120,6 +105,7 @@ def train_many(
     checkpoint_dir: Path | None = None,
     cache_dir: Path | None = None,
     on_step: Callable[[int], None] | None = None,
+    watching: Watching = ALONE,
 ) -> list[Trained | Failed]:
     """Train several adapters of one model in one pass.
 
@@ -135,6 +121,7 @@ def train_many(
         cache_dir: where latents, embeddings and class pictures are kept for other runs; None:
             nowhere.
         on_step: called after each step with the number of steps done.
+        watching: what the looks at the adapters need, and whom they are told to.
 
     Returns:
         For each job its outcome; all trained adapters are attached, the last one is active.
@@ -151,10 +138,10 @@ def train_many(
     done: list[Attached] = []
     try:
         with _memory_explained(jobs), efficient(base, [job.config.efficiency for job in jobs]):
-            members, adapters = _members(base, jobs, cache_dir, done)
+            members, adapters = members_of(base, jobs, cache_dir, done, watching)
             began = time.monotonic()
             with offloaded(base, any(job.config.efficiency.offload for job in jobs)):
-                Loop(base, members, adapters, checkpoint_dir).run(on_step)
+                Loop(base, members, adapters, checkpoint_dir, watching).run(on_step)
             seconds = time.monotonic() - began
     except BaseException:
         for attached in done:
@@ -164,62 +151,6 @@ def train_many(
         if member.learner.failure:
             detach(base.unet, member.learner.name)
     return [_outcome(*parts, seconds) for parts in zip(jobs, done, members, strict=True)]
-
-
-def _members(
-    base: BaseModel, jobs: Sequence[Job], cache_dir: Path | None, done: list[Attached]
-) -> tuple[list[Member], BatchedAdapters]:
-    """Attach and cache; what was attached is appended to `done` at once."""
-    caches: dict[Hashable, CachedSet] = {}
-    for job in jobs:
-        if _data_key(job) not in caches:
-            caches[_data_key(job)] = _cached(base, job, cache_dir)
-    for job in jobs:
-        initial = generator_for(job.config.seed, "initial weights")
-        done.append(attach(base.unet, job.spec, job.name, initial))
-    adapters = BatchedAdapters(base.unet, [job.name for job in jobs])
-    members = [
-        Member(
-            Learner(job.name, _groups(adapters, job, attached), job.config),
-            caches[_data_key(job)],
-            _training_key(base, job),
-        )
-        for job, attached in zip(jobs, done, strict=True)
-    ]
-    return members, adapters
-
-
-def _groups(adapters: BatchedAdapters, job: Job, attached: Attached) -> list[Group]:
-    optimizer = job.config.optimizer
-    groups = adapters.groups(
-        job.name,
-        attached.rates,
-        up=optimizer.lora_plus_ratio,
-        full=job.spec.method == "full",
-        joined=optimizer.name == "adamw",
-    )
-    # A layer's weights of a method without factors A and B are all one group's.
-    filled = [group for group in groups if group.parameters]
-    if optimizer.lora_plus_ratio != 1 and len(filled) < 2:
-        raise OptimizerError(
-            f"training.optimizer.lora_plus_ratio: method {job.spec.method} has no up factors that "
-            f"could learn at a rate of their own; leave it at 1, or take lora, locon or dora."
-        )
-    return filled
-
-
-def _data_key(job: Job) -> Hashable:
-    """Equal for jobs that can share what is cached of their pictures and captions."""
-    config = job.config
-    about = (config.captions, config.augment, config.loss, config.prior, config.trigger)
-    chance = config.captions.shuffle or config.captions.tag_dropout or config.prior.kind != "none"
-    return job.images.sha256, about, config.seed if chance else None
-
-
-def _cached(base: BaseModel, job: Job, folder: Path | None) -> CachedSet:
-    painted = folder and folder / "class_pictures"
-    with class_pictures(base, job.images, job.config, painted) as prior:
-        return CachedSet.of(base, job.images, job.config, folder, prior)
 
 
 def _outcome(job: Job, attached: Attached, member: Member, seconds: float) -> Trained | Failed:
@@ -233,16 +164,8 @@ def _outcome(job: Job, attached: Attached, member: Member, seconds: float) -> Tr
         job.images.sha256,
         seconds,
         member.resumed_from,
-    )
-
-
-def _training_key(base: BaseModel, job: Job) -> str:
-    return configuration_hash(
-        base=base.sha256,
-        data=job.images.sha256,
-        spec=job.spec.to_json(),
-        config=job.config,
-        machine=[base.device.type, str(base.dtype), torch.__version__],
+        tuple(member.watcher.looks),
+        member.watcher.best,
     )
 
 

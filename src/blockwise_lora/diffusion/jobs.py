@@ -1,0 +1,127 @@
+"""From jobs to what trains: pictures cached, adapters attached, optimisers made."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from blockwise_lora.adapters.attach import Attached, attach
+from blockwise_lora.adapters.spec import AdapterSpec
+from blockwise_lora.diffusion.base import BaseModel
+from blockwise_lora.diffusion.batched import BatchedAdapters
+from blockwise_lora.diffusion.caches import CachedSet
+from blockwise_lora.diffusion.checkpoints import configuration_hash
+from blockwise_lora.diffusion.config import TrainingConfig
+from blockwise_lora.diffusion.draws import generator_for
+from blockwise_lora.diffusion.learner import Learner
+from blockwise_lora.diffusion.looks import Watcher, Watching, split_off
+from blockwise_lora.diffusion.loop import Member
+from blockwise_lora.diffusion.optimizers import Group, OptimizerError
+from blockwise_lora.diffusion.prior import class_pictures
+from blockwise_lora.imagesets import ImageSet
+
+
+@dataclass(frozen=True)
+class Job:
+    """One adapter to train.
+
+    Attributes:
+        name: of the adapter in the U-Net, and in messages.
+        images: pictures with captions; sizes may differ.
+        spec: which blocks, method and ranks.
+        config: how.
+    """
+
+    name: str
+    images: ImageSet
+    spec: AdapterSpec
+    config: TrainingConfig
+
+
+def members_of(
+    base: BaseModel,
+    jobs: Sequence[Job],
+    cache_dir: Path | None,
+    done: list[Attached],
+    watching: Watching,
+) -> tuple[list[Member], BatchedAdapters]:
+    """Cache and attach.
+
+    Args:
+        base: the model.
+        jobs: what to train.
+        cache_dir: where what is cached is kept; None: nowhere.
+        done: what was attached is appended to it at once, for the caller to undo it.
+        watching: for the looks at the adapters.
+    """
+    caches: dict[Hashable, tuple[CachedSet, CachedSet | None]] = {}
+    for job in jobs:
+        if _data_key(job) not in caches:
+            caches[_data_key(job)] = _cached(base, job, cache_dir)
+    for job in jobs:
+        initial = generator_for(job.config.seed, "initial weights")
+        done.append(attach(base.unet, job.spec, job.name, initial))
+    adapters = BatchedAdapters(base.unet, [job.name for job in jobs])
+    members = []
+    for job, attached in zip(jobs, done, strict=True):
+        cached, held_out = caches[_data_key(job)]
+        learner = Learner(job.name, _groups(adapters, job, attached), job.config)
+        watcher = Watcher(base, learner, held_out, watching)
+        members.append(Member(learner, cached, training_key(base, job), watcher))
+    return members, adapters
+
+
+def training_key(base: BaseModel, job: Job) -> str:
+    """Hash of all that determines a training's result on this machine."""
+    return configuration_hash(
+        base=base.sha256,
+        data=job.images.sha256,
+        spec=job.spec.to_json(),
+        config=job.config,
+        machine=[base.device.type, str(base.dtype), torch.__version__],
+    )
+
+
+def _groups(adapters: BatchedAdapters, job: Job, attached: Attached) -> list[Group]:
+    optimizer = job.config.optimizer
+    groups = adapters.groups(
+        job.name,
+        attached.rates,
+        up=optimizer.lora_plus_ratio,
+        full=job.spec.method == "full",
+        joined=optimizer.name == "adamw",
+    )
+    # A layer's weights of a method without factors A and B are all one group's.
+    filled = [group for group in groups if group.parameters]
+    if optimizer.lora_plus_ratio != 1 and len(filled) < 2:
+        raise OptimizerError(
+            f"training.optimizer.lora_plus_ratio: method {job.spec.method} has no up factors that "
+            f"could learn at a rate of their own; leave it at 1, or take lora, locon or dora."
+        )
+    return filled
+
+
+def _data_key(job: Job) -> Hashable:
+    """Equal for jobs that can share what is cached of their pictures and captions."""
+    config = job.config
+    about = (config.captions, config.augment, config.loss, config.prior, config.trigger)
+    held_out = config.validation.held_out
+    chance = (
+        config.captions.shuffle
+        or config.captions.tag_dropout
+        or config.prior.kind != "none"
+        or held_out
+    )
+    return job.images.sha256, about, held_out, config.seed if chance else None
+
+
+def _cached(base: BaseModel, job: Job, folder: Path | None) -> tuple[CachedSet, CachedSet | None]:
+    """What is trained on, and what is kept from it, if anything."""
+    images, held_out = split_off(job.images, job.config)
+    painted = folder and folder / "class_pictures"
+    with class_pictures(base, images, job.config, painted) as prior:
+        cached = CachedSet.of(base, images, job.config, folder, prior)
+    return cached, held_out and CachedSet.of(base, held_out, folder=folder)
