@@ -29,7 +29,7 @@ def landscape(candidate, half: bool) -> tuple[float, float, float]:
 
 def test_it_finds_the_division_of_a_known_landscape(tmp_path):
     study = open_study("known", f"sqlite:///{tmp_path / 'search.db'}", seed=0)
-    screen(study, SPACE, [everything(SPACE)], landscape, lambda n: n >= 120)
+    screen(study, SPACE, [everything(SPACE)], landscape, lambda n: n >= 70)
     best = promising(study, SPACE, 1)[0]
     assert best.scores[:2] == pytest.approx((1.0, 1.0))
     assert best.candidate.character["mid"] and not best.candidate.character["out3"]

@@ -51,7 +51,7 @@ def brief(seeds: tuple[int, ...], *prompts: str) -> tuple[Brief, list[Question]]
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory) -> Workshop:
     root = tmp_path_factory.mktemp("sweep")
-    config = TrainingConfig(steps=6, batch_size=2, learning_rate=3e-3, warmup_steps=0)
+    config = TrainingConfig(steps=6, batch_size=2, learning_rate=3e-3)
     lessons, pictures = {}, {}
     for concept in CONCEPTS:
         images = read_imagefolder(image_folder(root / concept, concept))
