@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Multiplications up to which starting more kernels costs more than the weight's gradient, which
-# merging computes as a whole. Measured on one core of a CPU: docs/performance.md.
-_MERGE_BELOW = 4_000_000
+# Merging computes the weight's gradient as a whole, and reads and writes the weight once more. Up to
+# these numbers of multiplications and of weights that costs less than starting more kernels.
+# Measured on one core of a CPU: docs/performance.md.
+_MERGED_PRODUCTS = 4_000_000
+_MERGED_WEIGHTS = 100_000
 
 
 def apply(
@@ -62,7 +64,8 @@ def _merging_pays(layer: nn.Linear | nn.Conv2d, x: Tensor) -> bool:
     if layer.weight.dtype != torch.float32:
         return False
     positions = x.numel() // x.shape[-1 if isinstance(layer, nn.Linear) else 1]
-    return positions * layer.weight.numel() <= _MERGE_BELOW
+    weights = layer.weight.numel()
+    return weights <= _MERGED_WEIGHTS and positions * weights <= _MERGED_PRODUCTS
 
 
 def _merged(
