@@ -13,7 +13,7 @@ from kedro.framework.hooks import hook_impl
 from blockwise_lora.errors import UserError
 from blockwise_lora.parameters import typed
 from blockwise_lora.pipelines.training.recipes import CONCEPTS, resolve
-from blockwise_lora.recording import RECORDED, Recorder
+from blockwise_lora.recording import RECORDED, Recorder, set_live
 from blockwise_lora.tracking import Tracker, TrackingConfig, invocation_name
 
 logger = logging.getLogger(__name__)
@@ -139,6 +139,7 @@ class TrackingHooks:
         tracker = Tracker(self._project, config.experiment, invocation_name())
         self.recorder = Recorder(tracker, catalog, self._parameters, self._project)
         self.recorder.begin(names)
+        set_live(self.recorder)
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
@@ -162,6 +163,7 @@ class TrackingHooks:
 
     @_never_fatal
     def _end(self, status: str) -> None:
+        set_live(None)
         if self.recorder:
             self.recorder.end(status)
             self.recorder = None

@@ -4,7 +4,8 @@ import hashlib
 import importlib.metadata
 import logging
 import subprocess
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,8 @@ class Recorder:
         path = self._path(name)
         if self._run and kind == "loss":
             for column in (c for c in data.columns if c != "step"):
-                points = zip(data["step"], data[column], strict=True)
+                known = data[["step", column]].dropna()
+                points = zip(known["step"], known[column], strict=True)
                 self._tracker.log_series(self._run, f"{concept}.{column}", points)
         elif self._run and kind == "adapter" and path:
             self._tracker.set_tags(self._run, dict(_adapter_tags(path, concept)))
@@ -93,6 +95,36 @@ class Recorder:
             if kind == "grid":
                 for run in self._compared().values():
                     self._tracker.log_path(run, path, "comparison")
+
+    @property
+    def run(self) -> str | None:
+        """Id of the variant's run."""
+        return self._run
+
+    def adopt(self, run: str) -> None:
+        """Go on with an earlier run, of which this one is the continuation, in place of this one's.
+
+        Args:
+            run: its id; nothing happens if that run is no longer there.
+        """
+        if self._run and run != self._run and self._tracker.knows(run):
+            self._tracker.discard(self._run)
+            self._run = run
+            self._tracker.resume(run)
+
+    def look(
+        self, concept: str, step: int, values: Mapping[str, float], pictures: Sequence[Any]
+    ) -> None:
+        """Record what was seen of an adapter while it trains."""
+        if not self._run:
+            return
+        for name, value in values.items():
+            self._tracker.log_series(self._run, f"{concept}.{name}", [(step, value)])
+        with tempfile.TemporaryDirectory() as folder:
+            for number, picture in enumerate(pictures):
+                picture.save(Path(folder) / f"{step:06}-{number:02}.png")
+            if pictures:
+                self._tracker.log_path(self._run, Path(folder), f"looks/{concept}")
 
     def end(self, status: str) -> None:
         """Close the runs with MLflow's word for how it went."""
@@ -206,3 +238,53 @@ def _git(folder: Path, *arguments: str) -> str:
     except OSError:  # no git on this machine
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
+
+
+class Live:
+    """What a node may record while it runs; a failure to do so costs a warning, never the run.
+
+    Args:
+        recorder: of the run under way; None: nothing is recorded.
+    """
+
+    def __init__(self, recorder: Recorder | None = None) -> None:
+        self._recorder = recorder
+
+    def look(
+        self, concept: str, step: int, values: Mapping[str, float], pictures: Sequence[Any]
+    ) -> None:
+        """Record what was seen of an adapter."""
+        self._guarded(lambda recorder: recorder.look(concept, step, values, pictures))
+
+    def notes(self) -> dict[str, str]:
+        """What a saved state has to know to go on with the record."""
+        run = self._recorder.run if self._recorder else None
+        return {"run": run} if run else {}
+
+    def resume(self, notes: Mapping[str, str]) -> None:
+        """Go on with the record that a saved state belongs to."""
+        if "run" in notes:
+            self._guarded(lambda recorder: recorder.adopt(notes["run"]))
+
+    def _guarded(self, act: Callable[[Recorder], None]) -> None:
+        if not self._recorder:
+            return
+        try:
+            act(self._recorder)
+        except Exception as error:
+            first = (str(error) or type(error).__name__).splitlines()[0]
+            logger.warning("MLflow does not record this: %s. The results are not touched.", first)
+
+
+_live = Live()
+
+
+def live() -> Live:
+    """Of the Kedro run under way in this process, which its nodes cannot be handed otherwise."""
+    return _live
+
+
+def set_live(recorder: Recorder | None) -> None:
+    """Called by the hooks around each run."""
+    global _live
+    _live = Live(recorder)

@@ -155,6 +155,20 @@ class Tracker:
         found = self._search(wanted | ({PARENT_TAG: self.parent} if here else {}))
         return found[0].info.run_id if found else None
 
+    def knows(self, run_id: str) -> bool:
+        """Whether a run is there, and not deleted."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.get_run(run_id).info.lifecycle_stage == "active"
+        except MlflowException:
+            return False
+
+    def discard(self, run_id: str) -> None:
+        """Delete a run that turned out to be the continuation of another one."""
+        self._open.discard(run_id)
+        self.client.delete_run(run_id)
+
     def resume(self, run_id: str) -> None:
         """Mark a finished run as running again, until `close`."""
         self.client.update_run(run_id, status="RUNNING")

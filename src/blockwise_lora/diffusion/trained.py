@@ -74,6 +74,11 @@ class TrainedAdapter:
         save_adapter(
             folder, self.base.unet, attached.name, spec=attached.spec, metadata=self.metadata()
         )
+        for look in self.trained.looks:
+            for number, picture in enumerate(look.pictures):
+                place = folder / "looks" / f"{look.step:06}-{number:02}.png"
+                place.parent.mkdir(exist_ok=True)
+                picture.save(place)
 
 
 def configuration_hash_of(

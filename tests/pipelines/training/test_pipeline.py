@@ -21,7 +21,7 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def parameters(tiny_base_folder):
+def parameters(tiny_base_folder, judge_folders):
     lora, locon = {"method": "lora", "rank": 2}, {"method": "locon", "rank": 2}
     return {
         "character": {"pictures": "x", "trigger": "zkc", "class_word": "cat"},
@@ -35,6 +35,7 @@ def parameters(tiny_base_folder):
         },
         "training": {"steps": 2, "batch_size": 2},
         "base_model": {"source": str(tiny_base_folder), "dtype": "float32"},
+        "evaluation": {"judges": {key: str(path) for key, path in judge_folders.items()}},
         "device": "cpu",
         "seed": 0,
     }
@@ -79,7 +80,29 @@ def test_the_log_says_what_is_left_out(parameters, images, caplog):
 def test_latents_are_kept_for_the_next_run_and_states_are_not(parameters, images, cache):
     train_adapter("character", images, **parameters)
     assert len(list((cache / "latents").iterdir())) == 1
+    assert len(list((cache / "texts").iterdir())) == 4  # three captions and the empty one
     assert not (cache / "checkpoints").exists() or not list((cache / "checkpoints").iterdir())
+
+
+def test_looks_are_judged_and_kept_beside_the_adapter(parameters, images, tmp_path):
+    parameters["training"]["validation"] = {
+        "every": 1,
+        "prompts": ["zkc square"],
+        "sampling_steps": 1,
+        "judge": True,
+        "best_by": "score",
+    }
+    adapter, curve = train_adapter("character", images, **parameters)
+    assert list(curve.columns)[3:] == ["likeness", "prompt_fit"]
+    assert curve[["likeness", "prompt_fit"]].abs().max().max() <= 1 and not curve.isna().any().any()
+    adapter.write(tmp_path / "adapter")
+    looks = tmp_path / "adapter" / "looks"
+    assert sorted(p.name for p in looks.iterdir()) == ["000001-00.png", "000002-00.png"]
+
+
+def test_the_curve_is_empty_between_looks():
+    curve = loss_curve((4.0, 2.0, 2.0), {2: {"held_out_loss": 1.5}})
+    assert curve["held_out_loss"].dropna().tolist() == [1.5] and curve["held_out_loss"][1] == 1.5
 
 
 def test_loss_curve():

@@ -1,9 +1,12 @@
 from pathlib import Path
 
 import pytest
+import torch
+from diffusers import UNet2DConditionModel
 from kedro.config import OmegaConfigLoader
 
-from blockwise_lora.adapters import AdapterSpec
+from blockwise_lora.adapters import AdapterSpec, Plan
+from blockwise_lora.blocks import BlockMap
 from blockwise_lora.diffusion.prompts import parse_prompts
 from blockwise_lora.diffusion.samples import CombinationConfig
 from blockwise_lora.parameters import ParameterError, typed
@@ -88,13 +91,29 @@ def test_words_need_a_trigger():
         words("style", {"class_word": "style"})
 
 
-@pytest.mark.parametrize("env", ["base", "sd15", "test"])
+SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8}
+SDXL = {
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+}
+RANKS = {"base": {8}, "test": {8}, "sd15": {16}, "sdxl": {16, 64}}
+
+
+@pytest.mark.parametrize("env", RANKS)
 def test_the_parameters_of_every_environment_fit(env):
     conf = Path(__file__).parents[3] / "conf"
     loader = OmegaConfigLoader(
         str(conf), env=env, base_env="base", merge_strategy={"parameters": "soft"}
     )
-    given = loader["parameters"]
+    given, ranks = loader["parameters"], set()
+    # Full size, without weights: SD 1.x for the embedded model, which has its structure.
+    with torch.device("meta"):
+        blocks = BlockMap.of(UNet2DConditionModel(**(SDXL if env == "sdxl" else SD15)))
     for variant in given["variants"]:
         for name in CONCEPTS:
             made = resolve(
@@ -105,7 +124,10 @@ def test_the_parameters_of_every_environment_fit(env):
                 training=given["training"],
                 seed=given["seed"],
             )
-            assert made.spec.rank == (16 if env == "sd15" else 8)
+            assert Plan.of(blocks, made.spec).layers, "the mask fits the model"
+            if made.spec.method != "full":  # which has none
+                ranks.add(made.spec.rank)
+    assert ranks == RANKS[env]
     combination = typed(CombinationConfig, given["combination"], "combination")
     assert combination.pictures_per_prompt >= 1
     assert parse_prompts(given["prompts"])

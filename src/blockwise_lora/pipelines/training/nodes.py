@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from blockwise_lora.pipelines.training.recipes import CONCEPTS, Recipe, resolve
+from blockwise_lora.pipelines.training.watching import watching
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +31,7 @@ def train_adapter(
     variants: Mapping[str, Any],
     training: Mapping[str, Any],
     base_model: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
     device: str,
     seed: int,
 ) -> tuple[TrainedAdapter, pd.DataFrame]:
@@ -45,6 +48,7 @@ def train_adapter(
         variants: parameter group of all variants.
         training: parameter group of the training.
         base_model: parameter group of the base model.
+        evaluation: parameter group that names the judges.
         device: where to train.
         seed: of the whole run.
 
@@ -75,18 +79,29 @@ def train_adapter(
         name=name,
         checkpoint_dir=user_cache() / "checkpoints",
         cache_dir=user_cache(),
+        watching=watching(recipe, images, evaluation, device),
     )
     meaning = {"concept": name, "variant": variant, "trigger": recipe.concept.trigger}
     meaning["class_word"] = recipe.concept.class_word
-    return TrainedAdapter(base, trained, recipe.config, meaning), loss_curve(trained.losses)
+    curve = loss_curve(trained.losses, {look.step: look.values for look in trained.looks})
+    return TrainedAdapter(base, trained, recipe.config, meaning), curve
 
 
-def loss_curve(losses: tuple[float, ...]) -> pd.DataFrame:
-    """Loss by step, raw and smoothed (it varies tenfold with the noise levels drawn)."""
+def loss_curve(
+    losses: tuple[float, ...], looks: Mapping[int, Mapping[str, float]] = MappingProxyType({})
+) -> pd.DataFrame:
+    """Loss by step, raw and smoothed (it varies tenfold with the noise levels drawn).
+
+    Args:
+        losses: of every step.
+        looks: step to what was seen after it, by name: further columns, empty in between.
+    """
     import pandas as pd
 
     frame = pd.DataFrame({"step": range(1, len(losses) + 1), "loss": losses})
     frame["loss_smoothed"] = frame["loss"].ewm(alpha=1 - _SMOOTHING).mean()
+    for name in dict.fromkeys(name for values in looks.values() for name in values):
+        frame[name] = frame["step"].map({step: values[name] for step, values in looks.items()})
     return frame
 
 

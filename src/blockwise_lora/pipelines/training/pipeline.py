@@ -8,7 +8,8 @@ from blockwise_lora.pipelines.training import nodes
 from blockwise_lora.pipelines.training.recipes import CONCEPTS
 
 # The groups of both concepts are read by both: each checks the other's mask, too.
-_SHARED = ("character", "style", "variant", "variants", "training", "base_model", "device", "seed")
+_SHARED = ("character", "style", "variant", "variants", "training", "base_model")
+_SHARED += ("evaluation", "device", "seed")
 
 
 def create_pipeline(**kwargs) -> Pipeline:

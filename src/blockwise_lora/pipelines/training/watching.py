@@ -1,0 +1,59 @@
+"""What the looks at an adapter need from outside: judges, and the record of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from blockwise_lora.recording import live
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from blockwise_lora.diffusion.looks import Judge, Look, Watching
+    from blockwise_lora.imagesets import ImageSet
+    from blockwise_lora.pipelines.training.recipes import Recipe
+
+
+def watching(
+    recipe: Recipe, images: ImageSet, evaluation: Mapping[str, Any], device: str
+) -> Watching:
+    """Looks are judged by the evaluation's judges, and recorded at once; so is a resumed run.
+
+    Args:
+        recipe: of the adapter.
+        images: what it learns from, which its samples are compared with.
+        evaluation: parameter group that names the judges.
+        device: where they judge.
+    """
+    from blockwise_lora.diffusion.looks import Watching
+
+    def on_look(name: str, look: Look) -> None:
+        live().look(name, look.step, look.values, look.pictures)
+
+    judged = recipe.config.validation.judge
+    return Watching(
+        judge=_judge(images, evaluation, device) if judged else None,
+        on_look=on_look,
+        notes=lambda: live().notes(),
+        on_resume=lambda notes: live().resume(notes),
+    )
+
+
+def _judge(images: ImageSet, evaluation: Mapping[str, Any], device: str) -> Judge:
+    """DreamBooth's protocol: DINO's likeness to the pictures, CLIP's fit to the prompts."""
+    from blockwise_lora.judges.panel import Panel
+    from blockwise_lora.pipelines.evaluation.config import EvaluationConfig
+
+    panel = Panel.load(EvaluationConfig.of(evaluation).judge_config(), device)
+    references = panel.dino.images([picture.open() for picture in images])
+
+    def judge(pictures: Sequence[Image.Image], prompts: Sequence[str]) -> dict[str, float]:
+        likeness = panel.dino.images(list(pictures)) @ references.T
+        shown, said = panel.clip.images(list(pictures)), panel.clip.texts(list(prompts))
+        return {
+            "likeness": float(likeness.mean()),
+            "prompt_fit": float((shown * said).sum(1).mean()),
+        }
+
+    return judge
