@@ -95,6 +95,25 @@ def test_gradients_are_those_of_separate_runs(base, images, shared):
             assert_near(together, others)
 
 
+@pytest.mark.parametrize("method", ["rslora", "dora", "loha", "lokr", "oft"])
+def test_every_method_trains_beside_others(base, images, method):
+    """Layers whose adapters are not all plain low-rank ones go through PEFT slice by slice."""
+    specs = {
+        "lora": AdapterSpec("mid+out3", "lora", 2),
+        "other": AdapterSpec("mid+out2", method, 2),
+    }
+    attach_all(base, specs)
+    batch = Batch.of(base, CachedSet.of(base, images), CONFIG, 7)
+    reference = {name: peft(base, name, batch) for name in specs}
+    adapters = BatchedAdapters(base.unet, list(specs))
+    with adapters.installed(), adapters.acting(list(specs), [0, 0], CONFIG.batch_size):
+        losses = [batch.loss(a) for a in predict(base, [batch]).split(CONFIG.batch_size)]
+        sum(losses).backward()
+    for name, loss in zip(specs, losses, strict=True):
+        assert loss.item() == pytest.approx(reference[name][0], rel=1e-4)
+        assert_near(gradients(base, adapters, name), reference[name][1])
+
+
 def test_a_slice_that_is_not_finite_spoils_no_other(base, images):
     attach_all(base, SPECS)
     with torch.no_grad():

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Merging computes the weight's gradient as a whole, and reads and writes the weight once more. Up to
-# these numbers of multiplications and of weights that costs less than starting more kernels.
-# Measured on one core of a CPU: docs/performance.md.
+# Merging computes the weight's gradient as a whole, and reads and writes the weight once more.
+# Up to these numbers of multiplications and of weights that costs less than starting more
+# kernels. Measured on one core of a CPU: docs/performance.md.
 _MERGED_PRODUCTS = 4_000_000
 _MERGED_WEIGHTS = 100_000
 
