@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Mapping
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -16,6 +17,8 @@ from blockwise_lora.adapters.updates import (
     Update,
 )
 from blockwise_lora.blocks.structure import Layer
+
+_OUTPUTS: WeakKeyDictionary[nn.Module, torch.Tensor] = WeakKeyDictionary()
 
 
 def random_update(
@@ -52,8 +55,8 @@ def random_update(
 
 def effect(unet: nn.Module, updates: Mapping[str, Update]) -> torch.Tensor:
     """What updates change in the output of a U-Net, in double precision."""
+    before = base_output(unet)
     unet = copy.deepcopy(unet).double()
-    before = run(unet)
     with torch.no_grad():
         for name, update in updates.items():
             weight = unet.get_submodule(name).weight
@@ -62,8 +65,10 @@ def effect(unet: nn.Module, updates: Mapping[str, Update]) -> torch.Tensor:
 
 
 def base_output(unet: nn.Module) -> torch.Tensor:
-    """The output of a U-Net without any adapter, in double precision."""
-    return run(copy.deepcopy(unet).double())
+    """The output of a U-Net without any adapter, in double precision; worked out once."""
+    if unet not in _OUTPUTS:
+        _OUTPUTS[unet] = run(copy.deepcopy(unet).double())
+    return _OUTPUTS[unet]
 
 
 def run(unet: nn.Module) -> torch.Tensor:

@@ -147,17 +147,9 @@ def test_old_names_of_text_encoders(sd_unet, make_adapter, tmp_path):
 def test_text_encoders_through_diffusers(format, sd_unet, tmp_path):
     """The block BASE: what the text encoder puts out, with ranks and alphas that differ."""
     torch.manual_seed(0)
-    encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=50,
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            bos_token_id=0,
-            eos_token_id=1,
-        )  # fmt: skip
-    ).eval()
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+    words = {"vocab_size": 50, "bos_token_id": 0, "eos_token_id": 1}
+    encoder = CLIPTextModel(CLIPTextConfig(num_hidden_layers=2, **sizes, **words)).eval()
     names, tokens = Names.of(sd_unet, encoder), torch.arange(10)[None]
     changed = copy.deepcopy(encoder)
     updates = {}
