@@ -2,15 +2,19 @@ import dataclasses
 
 import pytest
 import torch
+from PIL import Image
 
 from blockwise_lora.adapters import AdapterSpec, attached_names, detach, trainable_parameters
 from blockwise_lora.blocks import MaskError
 from blockwise_lora.diffusion import loop
+from blockwise_lora.diffusion.batches import Batch
+from blockwise_lora.diffusion.caches import CachedSet
 from blockwise_lora.diffusion.config import EfficiencyConfig, TrainingConfig
 from blockwise_lora.diffusion.learner import TrainingError
-from blockwise_lora.diffusion.trainer import train
-from blockwise_lora.imagesets import ImageSet
+from blockwise_lora.diffusion.trainer import Job, train, train_many
+from blockwise_lora.imagesets import ImageSet, read_imagefolder
 from blockwise_lora.parameters import typed
+from tiny_base import write_tiny_pictures
 
 SPEC = AdapterSpec(blocks="out2-out3", method="locon", rank=2)
 CONFIG = TrainingConfig(steps=6, batch_size=2, learning_rate=1e-3, checkpoint_every=2)
@@ -133,6 +137,17 @@ def plain_weights(loaded_tiny_base, images):
         {"optimizer": {"name": "adafactor"}},
         {"optimizer": {"name": "prodigy"}},
         {"batch_size": 3},
+        {"accumulation": 2},
+        {"noise": {"pyramid": 0.4}},
+        {"noise": {"timesteps": "logit_normal"}},
+        {"noise": {"timesteps": "cubic"}},
+        {"noise": {"lowest": 0.5}},
+        {"noise": {"highest": 0.5}},
+        {"loss": {"kind": "huber"}},
+        {"augment": {"flip": True, "variants": 1, "crop": 0.5}},
+        {"augment": {"variants": 1, "colour": 0.5}},
+        {"captions": {"shuffle": True, "keep": 0}},
+        {"captions": {"tag_dropout": 0.9}},
     ],
     ids=str,
 )
@@ -140,6 +155,28 @@ def test_every_switch_does_something(base, images, plain_weights, change):
     common = {"steps": 4, "batch_size": 2, "learning_rate": 1e-3}
     changed, _ = weights(base, images, config=typed(TrainingConfig, common | change))
     assert not same(plain_weights, changed)
+
+
+def test_accumulated_batches_are_one_step(base, images):
+    config = TrainingConfig(steps=2, batch_size=2, accumulation=3)
+    trained = train(base, images, SPEC, config)
+    detach(base.unet, "adapter")
+    cached = CachedSet.of(base, images)
+    batches = [Batch.of(base, cached, config, turn) for turn in range(3)]
+    losses = [batch.loss(loop.predict(base, [batch])).item() for batch in batches]
+    assert trained.losses[0] == pytest.approx(sum(losses) / 3, rel=1e-4)
+
+
+def test_pictures_of_several_shapes_train_in_buckets(base, tmp_path):
+    folder = write_tiny_pictures(tmp_path / "set", 4)
+    for i in (1, 2):
+        Image.new("RGB", (32, 16), "red").save(folder / f"{i}.png")
+    images = read_imagefolder(folder)
+    jobs = [Job(name, images, SPEC, CONFIG) for name in "ab"]
+    one, other = train_many(base, jobs)
+    assert len(one.losses) == 6 and one.losses == pytest.approx(other.losses, rel=1e-4)
+    alone = train(base, images, SPEC, CONFIG, name="alone")
+    assert alone.losses == pytest.approx(one.losses, rel=1e-3)
 
 
 def test_gradient_checkpointing_changes_memory_only(base, images, monkeypatch):
