@@ -17,6 +17,7 @@ from blockwise_lora.adapters import (
 from blockwise_lora.adapters.adapter import Adapter
 from blockwise_lora.adapters.files import SINGLE_FILE
 from blockwise_lora.adapters.formats import Names, read, write
+from blockwise_lora.adapters.merge import Sum, Weighted, merge
 
 FORMATS = ["diffusers", "peft", "kohya", "lycoris"]
 
@@ -145,3 +146,15 @@ def test_trained_for_sdxl_the_single_file_has_sgms_names(xl_unet, tmp_path):
     save_adapter(tmp_path, unet, "a", spec=spec)
     with safe_open(tmp_path / SINGLE_FILE, "pt") as file:
         assert all(key.startswith("lora_unet_output_blocks_") for key in file.keys())  # noqa: SIM118
+
+
+def test_a_merge_keeps_the_family_that_names_its_layers(xl_unet, tmp_path):
+    """A middle block alone, which is named differently in files for SD and for SDXL."""
+    layer = "mid_block.attentions.0.proj_in"
+    update = LowRank(torch.ones(1, 64), torch.ones(64, 1), 1.0)
+    one = Adapter({layer: update}, {layer: "MID"}, None, {"blockwise_lora.family": "sdxl"}, "1")
+    merged = merge([Weighted(one), Weighted(one)], Sum())
+    path = write(merged.adapter, tmp_path / "a.safetensors", "kohya")
+    assert read(path).updates.keys() == {layer}
+    with safe_open(path, "pt") as file:
+        assert any("middle_block" in key for key in file.keys())  # noqa: SIM118

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from blockwise_lora.adapters.merge.parts import Weighted
+from blockwise_lora.adapters.metadata import FAMILY
 from blockwise_lora.adapters.tensorfile import encode
 from blockwise_lora.adapters.updates import Update
 
@@ -15,7 +16,7 @@ MERGE = "blockwise_lora.merge"
 
 
 def provenance(adapters: Sequence[Weighted], rule: object) -> dict[str, str]:
-    """The metadata entry: rule and parameters, adapters with hash, mask and weight.
+    """The metadata: rule and parameters, adapters with hash, mask and weight; the base's family.
 
     It has no times and no paths, so that equal merges make equal files.
     """
@@ -29,7 +30,10 @@ def provenance(adapters: Sequence[Weighted], rule: object) -> dict[str, str]:
         for weighted in adapters
     ]
     entry = {"rule": rule.name, "parameters": parameters, "adapters": parents}
-    return {MERGE: json.dumps(entry, sort_keys=True)}
+    # Files of other tools name the layers by it.
+    families = {weighted.adapter.metadata.get(FAMILY) for weighted in adapters} - {None}
+    family = {FAMILY: families.pop()} if len(families) == 1 else {}
+    return {MERGE: json.dumps(entry, sort_keys=True)} | family
 
 
 def content_hash(updates: Mapping[str, Update], metadata: Mapping[str, str]) -> str:
