@@ -122,7 +122,7 @@ def plain_weights(loaded_tiny_base, images):
 @pytest.mark.parametrize(
     "change",
     [
-        {"loss": {"min_snr_gamma": None}},
+        {"loss": {"min_snr_gamma": 0.1}},
         {"noise": {"offset": 0.1}},
         {"captions": {"dropout": 0.5}},
         {"noise": {"timesteps": "uniform"}},
