@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from blockwise_lora.adapters import Adapter
 from blockwise_lora.adapters.merge.errors import MergeError
+from blockwise_lora.adapters.parts import Parts
 from blockwise_lora.adapters.updates import Update
 from blockwise_lora.blocks.structure import BlockMap
 
@@ -52,15 +53,10 @@ class Base:
     @classmethod
     def of(cls, denoiser: nn.Module, *text_encoders: nn.Module) -> "Base":
         """Look at a model; no weight is copied. On the meta device it serves for its blocks."""
-        blocks = BlockMap.of(denoiser, *text_encoders)
-        roots = {"": denoiser}
-        for number, encoder in enumerate(text_encoders, start=1):
-            roots["text_encoder" if number == 1 else f"text_encoder_{number}"] = encoder
-        modules = {}
+        parts = Parts(denoiser, text_encoders)
+        blocks, modules = parts.blocks, {}
         for name in blocks.layers:
-            first, _, rest = name.partition(".")
-            root, path = (roots[first], rest) if first in roots else (denoiser, name)
-            module = root.get_submodule(path)
+            module = parts.get(name)
             while hasattr(module, "base_layer"):  # adapters of several kinds wrap each other
                 module = module.base_layer
             modules[name] = module
