@@ -29,7 +29,7 @@ def masks_in_the_readme() -> list[str]:
 def test_masks_of_readme_and_configuration_mean_something(tiny_unet):
     blocks = BlockMap.of(tiny_unet)
     configured = [
-        spec["blocks"]
+        spec.get("blocks", "all")
         for variant in conf("parameters_variants.yml")["variants"].values()
         for spec in variant.values()
     ]

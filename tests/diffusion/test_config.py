@@ -34,7 +34,6 @@ def test_a_warm_up_longer_than_the_training():
     [
         ({"augment": {"colour": 0.2}}, "the latents are cached.*variants"),
         ({"augment": {"variants": 3}}, "by crop or colour"),
-        ({"augment": {"repeats": [{"pictures": "a*", "times": 0}]}}, "times is at least 1"),
         ({"optimizer": {"name": "prodigy", "lora_plus_ratio": 4.0}}, "prodigy knows one rate"),
         ({"validation": {"every": 5, "best_by": "loss"}}, "needs held_out"),
         ({"validation": {"every": 5, "best_by": "score"}}, "needs judge"),

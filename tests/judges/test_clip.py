@@ -19,7 +19,7 @@ def test_pictures_and_texts_share_one_space_of_unit_vectors(judge_folders, pictu
 
 
 def test_the_scale_is_the_trained_one(judge_folders):
-    # A CLIP that was never trained has the start value 1 / 0.07; this one is kept in half precision.
+    # A CLIP that was never trained has the start value 1 / 0.07; this one is in half precision.
     assert load_clip(judge_folders["clip"]).scale == pytest.approx(1 / 0.07, rel=1e-3)
 
 

@@ -13,7 +13,6 @@ import ray
 import torch
 
 from blockwise_lora.diffusion.base import load_from_parameters
-from blockwise_lora.errors import UserError
 from blockwise_lora.sweep.bank import Bank, Lesson, train_missing
 from blockwise_lora.sweep.ray_config import RayConfig
 from blockwise_lora.sweep.ray_trainer import TrainOnRay, pack, unpack
@@ -58,7 +57,7 @@ def _words(process: psutil.Process) -> list[str]:
 
 
 def kill_the_first(killed: list[int]) -> None:
-    for _ in range(600):
+    for _ in range(2400):
         if found := workers():
             os.kill(found[0].pid, signal.SIGKILL)
             killed.append(found[0].pid)
@@ -91,21 +90,6 @@ def test_a_lost_worker_costs_nothing_but_time(two_workers, group, model, lesson:
         assert here.metadata["blockwise_lora.data_sha256"] == slow.images.sha256
         for name, tensor in here.state.items():
             assert torch.allclose(tensor, there.state[name], rtol=1e-4, atol=1e-6), name
-
-
-def test_a_failed_training_says_why_in_the_drivers_words(
-    two_workers, group, model, lesson: Lesson, tmp_path
-):
-    wild = dataclasses.replace(lesson, config=dataclasses.replace(lesson.config, steps=0))
-    with pytest.raises((UserError, ValueError)):
-        train_missing(
-            model,
-            wild,
-            ("mid",),
-            Bank(tmp_path),
-            at_once=1,
-            trainer=TrainOnRay(RayConfig(), group, "cpu"),
-        )
 
 
 def test_folders_travel_and_stay_in_their_place(tmp_path):
