@@ -23,7 +23,9 @@ from blockwise_lora.adapters.merge import (
     Sum,
     Svd,
     Ties,
+    Weighted,
 )
+from blockwise_lora.adapters.parts import Parts
 from blockwise_lora.blocks import MaskError
 from blockwise_lora.diffusion.merging import (
     MergeConfig,
@@ -186,3 +188,24 @@ def test_strengths_by_block_become_weights(base, pair):
         at_strength(base, pair[0].adapter, {"in7": 1.0})
     with pytest.raises(MergeError, match="active merges nothing"):
         merge_adapters(pair, MergeConfig(), base)
+
+
+@pytest.mark.parametrize("config", [MergeConfig("sum"), MergeConfig("ties", density=1.0)])
+def test_text_encoders_are_merged_too(base, pair, tmp_path, config):
+    """What an adapter adds to the block BASE acts on the prompts; afterwards it is gone."""
+    parts, prompts = Parts(base.unet, base.text_encoders), ["ab", "c"]
+    plain = base.encode_prompts(prompts).tokens
+    spec = AdapterSpec("mid+base", rank=2)
+    attach(parts, spec, "both", torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        for parameter in trainable_parameters(parts, "both"):
+            parameter += 0.2
+    alone = base.encode_prompts(prompts).tokens.detach()
+    adapter = read_adapter(save_adapter(tmp_path / "base", parts, "both", spec=spec))
+    detach(parts, "both")
+    merged = merge_adapters([Weighted(adapter), pair[0]], config, base)
+    with merged_acting(base, merged, NAMES, STRENGTHS):
+        found = base.encode_prompts(prompts).tokens
+    assert difference(alone, plain) > 1e-2
+    assert difference(found, alone) < 1e-5
+    assert torch.equal(base.encode_prompts(prompts).tokens, plain)

@@ -130,10 +130,11 @@ def _base(
 
 
 def _save_model(merged: BakedModel, model: BaseModel, out: Path) -> Path:
+    from blockwise_lora.adapters.merge import MERGE
     from blockwise_lora.diffusion.saving import save_base
 
     merged.apply(model.unet, *model.text_encoders)
-    return save_base(model, out, "".join(merged.metadata.values()))
+    return save_base(model, out, merged.metadata[MERGE])
 
 
 def _account(merged: MergedAdapter | BakedModel, rule: Rule, count: int) -> list[str]:

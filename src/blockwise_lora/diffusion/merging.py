@@ -22,6 +22,7 @@ from blockwise_lora.adapters.merge import (
     choose_adapter,
     merge,
 )
+from blockwise_lora.adapters.parts import Parts
 from blockwise_lora.adapters.strength import Strength
 from blockwise_lora.blocks import BlockMap, Mask
 from blockwise_lora.diffusion.base import BaseModel
@@ -178,18 +179,19 @@ def merged_acting(
         What to call before each denoising step, or None. At the end nothing acts, and the model's
         weights are its own.
     """
+    parts = Parts(model.unet, model.text_encoders)
     if isinstance(merged, Stepwise):
-        set_strengths(model.unet, strengths)
-        yield partial(choose_adapter, model.unet, names, merged)
+        set_strengths(parts, strengths)
+        yield partial(choose_adapter, parts, names, merged)
     elif isinstance(merged, MergedAdapter):
-        load_adapter(model.unet, merged.adapter, _MERGED)
-        set_strengths(model.unet, {_MERGED: 1.0})
+        load_adapter(parts, merged.adapter, _MERGED)
+        set_strengths(parts, {_MERGED: 1.0})
         try:
             yield None
         finally:
-            detach(model.unet, _MERGED)
+            detach(parts, _MERGED)
     else:
-        set_strengths(model.unet, {})
-        with merged.applied(model.unet, *model.text_encoders):
+        set_strengths(parts, {})
+        with merged.applied(parts.denoiser, *parts.text_encoders):
             yield None
-    set_strengths(model.unet, {})
+    set_strengths(parts, {})

@@ -13,6 +13,7 @@ from PIL import Image
 
 from blockwise_lora.adapters import Schedule, scheduled, set_strengths
 from blockwise_lora.adapters.merge import Merged
+from blockwise_lora.adapters.parts import Parts
 from blockwise_lora.adapters.strength import Strength
 from blockwise_lora.diffusion.merging import MergeConfig, merged_acting
 from blockwise_lora.diffusion.prompts import CONDITIONS, Concept, Condition, fill_all
@@ -232,9 +233,10 @@ def _acting(
 ) -> Iterator[StepHook | None]:
     """Set adapters, or the merge of two, to act; yields what changes from step to step."""
     if merged is None:
-        set_strengths(base.unet, strengths)
+        parts = Parts(base.unet, base.text_encoders)
+        set_strengths(parts, strengths)
         constant = all(schedule == Schedule() for schedule in schedules.values())
-        yield None if constant else scheduled(base.unet, strengths, schedules)
+        yield None if constant else scheduled(parts, strengths, schedules)
         return
     with merged_acting(base, merged, tuple(strengths), strengths) as before_step:
         yield before_step

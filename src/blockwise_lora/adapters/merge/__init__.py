@@ -8,6 +8,7 @@ from blockwise_lora.adapters.merge.magnitude import MagnitudePrune
 from blockwise_lora.adapters.merge.merging import RULES, Rule, merge
 from blockwise_lora.adapters.merge.parts import Base, Weighted
 from blockwise_lora.adapters.merge.pick import Pick
+from blockwise_lora.adapters.merge.provenance import MERGE
 from blockwise_lora.adapters.merge.results import BakedModel, Merged, MergedAdapter, Stepwise
 from blockwise_lora.adapters.merge.stepwise import choose_adapter
 from blockwise_lora.adapters.merge.summed import Sum
@@ -16,6 +17,7 @@ from blockwise_lora.adapters.merge.ties import Ties
 from blockwise_lora.adapters.merge.ziplora import ZipLora
 
 __all__ = [
+    "MERGE",
     "RULES",
     "BakedModel",
     "Base",
