@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from blockwise_lora.diffusion import base as module
+from blockwise_lora.diffusion import loading
 from blockwise_lora.diffusion.base import load_base, load_from_parameters
 from blockwise_lora.diffusion.weights import BaseModelError
 from blockwise_lora.parameters import ParameterError
@@ -103,7 +103,7 @@ def test_a_hub_id_without_a_network(monkeypatch):
 
 
 def test_a_hub_id_is_read_as_the_folder_that_the_hub_gave(monkeypatch, tiny_base_folder):
-    monkeypatch.setattr(module, "hub_snapshot", lambda source: tiny_base_folder)
+    monkeypatch.setattr(loading, "hub_snapshot", lambda source: tiny_base_folder)
     assert load_base("owner/name").name == "owner/name"
 
 

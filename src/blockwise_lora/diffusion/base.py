@@ -7,10 +7,8 @@ model, SD 1.5 and SDXL.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,14 +16,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from blockwise_lora.diffusion.loading import (
+    check_pipeline,
+    explained,
+    find_device,
+    load_folder,
+    snapshot,
+)
 from blockwise_lora.diffusion.quiet import quiet_libraries
 from blockwise_lora.diffusion.text import Text
 from blockwise_lora.diffusion.weights import (
-    BaseModelError,
     check_safetensors,
     component_files,
     fingerprint,
-    hub_snapshot,
 )
 from blockwise_lora.parameters import typed
 
@@ -208,22 +211,22 @@ def load_base(
     Raises:
         BaseModelError: not found, not safetensors, truncated, not Stable Diffusion, or no device.
     """
-    device = _device(device)
+    device = find_device(device)
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     path = Path(source)
     if path.is_file():
         from blockwise_lora.diffusion.single_file import load_single_file
 
         check_safetensors(path)
-        with _explained(path), quiet_libraries():
+        with explained(path), quiet_libraries():
             parts = load_single_file(path, dtype, Path(config) if config else None)
         name, sha256 = path.stem, fingerprint([path])
     else:
-        folder = path if path.is_dir() else _snapshot(str(source))
-        _check_pipeline(folder)
+        folder = path if path.is_dir() else snapshot(str(source))
+        check_pipeline(folder)
         variant, files = component_files(folder)
-        with _explained(folder), quiet_libraries():
-            parts = _load_folder(folder, dtype, variant)
+        with explained(folder), quiet_libraries():
+            parts = load_folder(folder, dtype, variant)
         name, sha256 = (path.name if path.is_dir() else str(source)), fingerprint(files)
     parts["vae"] = parts["vae"].float()
     for module in parts.values():
@@ -242,95 +245,3 @@ def load_from_parameters(group: Mapping[str, Any], device: str) -> BaseModel:
     """
     config = typed(BaseModelConfig, group, "base_model")
     return load_base(config.source, device, config.dtype, config.config)
-
-
-def _device(device: str | torch.device) -> torch.device:
-    try:
-        device = torch.device(device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise BaseModelError(
-            f"device: {str(device)!r} cannot be used here ({str(error).splitlines()[0]}). Use "
-            f"`--params device=cpu`, or install the PyTorch build for your card."
-        ) from error
-    return device
-
-
-def _snapshot(source: str) -> Path:
-    # A hub id is owner/name; anything else was meant as a path.
-    if source.count("/") != 1 or source.startswith((".", "/", "~")) or source.endswith("/"):
-        raise BaseModelError(
-            f"base_model.source: no folder or file {source}. Name a diffusers folder, a single "
-            f".safetensors file or a hub id. (The embedded model comes with the repository; "
-            f"`kedro run --pipelines pretraining` makes it anew.)"
-        )
-    return hub_snapshot(source)
-
-
-def _check_pipeline(folder: Path) -> None:
-    index = folder / "model_index.json"
-    try:
-        parts = json.loads(index.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BaseModelError(
-            f"{folder}: has no model_index.json, so it is not a model in diffusers' format. "
-            f"base_model.source must be such a folder, a single .safetensors file or a hub id."
-        ) from None
-    except (ValueError, OSError) as error:
-        raise BaseModelError(f"{index}: cannot be read ({error}). Download it again.") from error
-    if "unet" not in parts or "text_encoder" not in parts:
-        raise BaseModelError(
-            f"{folder}: is a {parts.get('_class_name')}, not a base model of Stable Diffusion 1.x "
-            f"or XL (U-Net with one or two text encoders), which is what can be trained."
-        )
-
-
-def _load_folder(folder: Path, dtype: torch.dtype, variant: str | None) -> dict[str, Any]:
-    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-
-    def part(cls: Any, name: str, **precision: torch.dtype) -> Any:
-        model, report = cls.from_pretrained(
-            folder,
-            subfolder=name,
-            use_safetensors=True,
-            variant=variant,
-            local_files_only=True,
-            output_loading_info=True,
-            **precision,
-        )
-        # The libraries would fill what is missing with random values, and only warn.
-        if report["missing_keys"]:
-            raise BaseModelError(
-                f"{folder / name}: the weights lack {sorted(report['missing_keys'])[0]}, which "
-                f"config.json speaks of. Download the model again, whole."
-            )
-        return model
-
-    parts = {
-        "unet": part(UNet2DConditionModel, "unet", torch_dtype=dtype),
-        "vae": part(AutoencoderKL, "vae"),
-        "text_encoder": part(CLIPTextModel, "text_encoder", dtype=dtype),
-        "tokenizer": CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer"),
-        "scheduler": DDPMScheduler.from_pretrained(folder, subfolder="scheduler"),
-    }
-    if (folder / "text_encoder_2").is_dir():
-        second = part(CLIPTextModelWithProjection, "text_encoder_2", dtype=dtype)
-        parts["text_encoder_2"] = second
-        parts["tokenizer_2"] = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer_2")
-    return parts
-
-
-@contextmanager
-def _explained(source: Path):
-    """Turn what the libraries raise over a wrong model into an error about `source`."""
-    try:
-        yield
-    except (BaseModelError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # they raise whatever they stumble over
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise BaseModelError(
-            f"{source}: cannot be loaded as a Stable Diffusion model ({first}). Check that it is "
-            f"one and that it is whole."
-        ) from error
