@@ -9,12 +9,13 @@ from PIL import Image
 
 from blockwise_lora.adapters import AdapterSpec, load_adapter, read_adapter, set_strengths
 from blockwise_lora.adapters.files import save_adapter
-from blockwise_lora.diffusion.base import BaseModelError, load_base
+from blockwise_lora.diffusion.base import load_base
 from blockwise_lora.diffusion.batches import Batch
 from blockwise_lora.diffusion.caches import CachedSet
 from blockwise_lora.diffusion.config import AugmentConfig, PriorConfig, TrainingConfig
 from blockwise_lora.diffusion.sampling import SamplingConfig, sample
 from blockwise_lora.diffusion.trainer import Job, train_many
+from blockwise_lora.diffusion.weights import BaseModelError
 from blockwise_lora.imagesets import read_imagefolder
 from tiny_base import write_tiny_pictures, write_tiny_sdxl
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from blockwise_lora.atomic import replace_folder
-from blockwise_lora.diffusion.base import BaseModel, BaseModelError
+from blockwise_lora.diffusion.base import BaseModel
 from blockwise_lora.diffusion.quiet import quiet_libraries
+from blockwise_lora.diffusion.weights import BaseModelError
 
 
 def save_base(base: BaseModel, target: Path, note: str | None = None) -> Path:
