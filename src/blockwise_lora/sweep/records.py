@@ -134,7 +134,9 @@ def to_rows(outcome: Outcome) -> list[dict[str, Any]]:
     """Flat rows: masks, how, each score with its limits."""
     rows = []
     for pair, kind in _all(outcome):
-        row: dict[str, Any] = {**asdict(pair), "how": kind, "frontier": pair in outcome.frontier}
+        # Not "style", which is a score as well.
+        masks = {f"{concept}_mask": getattr(pair, concept) for concept in CONCEPTS}
+        row: dict[str, Any] = {**masks, "how": kind, "frontier": pair in outcome.frontier}
         for score, by in outcome.scores[row_of(pair, kind)].items():
             row |= {score: by.mean, f"{score}_low": by.low, f"{score}_high": by.high}
         rows.append(row)
