@@ -26,7 +26,7 @@ sweep: $(STAMP)  ## which blocks? train, score and compare many masks
 test: $(STAMP)  ## lint and test
 	ruff check .
 	ruff format --check .
-	python -m pytest -n auto --dist loadfile
+	python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 mlflow: $(STAMP)  ## every run, on http://127.0.0.1:5000
 	@blockwise-lora mlflow

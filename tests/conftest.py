@@ -93,3 +93,8 @@ def loaded_tiny_base(tiny_base_folder: Path) -> "BaseModel":
     from blockwise_lora.diffusion.base import load_base
 
     return load_base(tiny_base_folder)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The default job takes longest: begun last, it would keep one worker long after the others."""
+    items.sort(key=lambda item: "test_default_job" not in item.nodeid)
