@@ -1,0 +1,268 @@
+"""A dev pair's study and search, timed and judged, for `sweep.py`."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import dev_pairs
+import numpy as np
+from dev_pairs import RAW, ROOT, STYLE, VARIANTS, Pair, as_samples, parameters, pooled
+
+from blockwise_lora.adapters import AdapterSpec
+from blockwise_lora.diffusion.config import TrainingConfig
+from blockwise_lora.diffusion.prompts import fill_all
+from blockwise_lora.diffusion.samples import SampleSet
+from blockwise_lora.imagesets import ImageSet
+from blockwise_lora.judges.bootstrap import interval
+from blockwise_lora.judges.panel import JudgeConfig, Panel
+from blockwise_lora.judges.protocol import BootstrapConfig, evaluate, judge
+from blockwise_lora.judges.samples import Question, References, Row, Sample
+from blockwise_lora.judges.scores import Judged
+from blockwise_lora.parameters import typed
+from blockwise_lora.sweep.bank import Bank, Lesson, train_missing
+from blockwise_lora.sweep.candidates import Space
+from blockwise_lora.sweep.pictures import Brief
+from blockwise_lora.sweep.recommendation import FULL_PAIR, Budget, Found, Search
+from blockwise_lora.sweep.search import open_study
+from blockwise_lora.sweep.studies import CONCEPTS, Study, named_study, own_study
+from blockwise_lora.sweep.studies import Pair as Masks
+from blockwise_lora.sweep.workshop import Workshop, run_study
+
+CACHE = dev_pairs.CACHE.parent / "sweep"
+COMPARED = ("search", "study", "all blocks")
+DIFFERENCES = (("search", "study"), ("search", "all blocks"), ("study", "all blocks"))
+SHOWN = ("combined", "identity", "style", "prompt", "truth")
+
+
+class Setting:
+    """The embedded world with the parameters of conf/base, or few steps of everything."""
+
+    def __init__(self, seeds: Sequence[int], quick: bool) -> None:
+        self.shop = dev_pairs.Workshop(list(seeds))
+        judges = ROOT / "data" / "06_models" / "judges"
+        self.panel = Panel.load(JudgeConfig(str(judges / "clip"), str(judges / "dino")))
+        self.sweep = parameters("sweep")["sweep"]
+        self.training = typed(TrainingConfig, self.shop.training, "training")
+        self.sampling = self.shop.sampling
+        self.bootstrap = BootstrapConfig()
+        self.quick = quick
+        if quick:
+            self.training = dataclasses.replace(self.training, steps=11)
+            self.sampling = self.shop.sampling = dataclasses.replace(self.sampling, steps=2)
+            self.bootstrap = BootstrapConfig(draws=100)
+
+    def pictures(self, family: str, class_word: str) -> dict[str, ImageSet]:
+        """Both concepts' curated sets."""
+        raw = {"character": RAW / "characters" / family, "style": RAW / "styles" / STYLE}
+        word = {"character": class_word, "style": self.shop.words["style"]["class_word"]}
+        return {c: self.shop.pictures(c, raw[c], word[c]) for c in CONCEPTS}
+
+    def lessons(self, pair: Pair, images: dict[str, ImageSet], variant: str) -> dict[str, Lesson]:
+        """What is learned in a variant."""
+        specs = {
+            c: typed(AdapterSpec, self.shop.variants[variant][c], f"{variant}.{c}")
+            for c in CONCEPTS
+        }
+        words = {"character": pair.character, "style": pair.style}
+        return {
+            c: Lesson(c, images[c], specs[c], self.training, {"trigger": words[c].trigger})
+            for c in CONCEPTS
+        }
+
+    def open(self, pair: Pair, folder: Path, at_once: int | None = None) -> Workshop:
+        """A workshop for sweeps of a pair, its bank and pictures below a folder."""
+        images = self.pictures(pair.family, pair.character.class_word)
+        opened = {c: tuple(picture.open() for picture in images[c]) for c in CONCEPTS}
+        return Workshop(
+            base=self.shop.base,
+            lessons=self.lessons(pair, images, self.sweep["variant"]),
+            panel=self.panel,
+            references=References(**opened),
+            bank=Bank(folder / "bank"),
+            pictures=folder / "pictures",
+            bootstrap=self.bootstrap,
+            at_once=at_once or self.sweep["at_once"],
+        )
+
+    def brief(self, pair: Pair, first_seed: int) -> tuple[Brief, list[Question]]:
+        """The sweep's own prompts."""
+        templates = tuple(self.sweep["prompts"])
+        seeds = tuple(range(first_seed, first_seed + self.sweep["pictures_per_prompt"]))
+        plain = fill_all(templates, "base", pair.character, pair.style)
+        return self._brief(pair, templates, seeds), [Question(text) for text in plain]
+
+    def held_out(self, pair: Pair) -> tuple[Brief, list[Question]]:
+        """Expressions that neither adapter saw, with their true pictures."""
+        return self._brief(pair, pair.templates, tuple(self.shop.seeds)), list(pair.questions)
+
+    def _brief(self, pair: Pair, templates: tuple[str, ...], seeds: tuple[int, ...]) -> Brief:
+        return Brief(templates, seeds, pair.character, pair.style, self.sampling)
+
+    def study(self, shop: Workshop) -> Study:
+        """The paper's, or three pairs of it."""
+        specs = {c: shop.lessons[c].spec for c in CONCEPTS}
+        if not self.quick:
+            return named_study("paper", shop.blocks, **specs)
+        few = [FULL_PAIR, Masks("all+mid:0", "all"), Masks("all", "out3"), Masks("mid", "out3")]
+        return own_study("paper", few, shop.blocks, **specs)
+
+
+@contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Wall time of a part."""
+    began = time.perf_counter()
+    yield
+    seconds[name] = round(time.perf_counter() - began, 2)
+
+
+def measure_study(setting: Setting, make_run_seconds: float | None) -> dict:
+    """Wall times of the study, of the same one mask at a time, and of `make run`'s work."""
+    pair = Pair.of("cat", setting.shop.words)
+    seconds: dict[str, float] = {}
+    _warm_up(setting, pair)
+    with tempfile.TemporaryDirectory() as folder:
+        together = setting.open(pair, Path(folder) / "together")
+        study = setting.study(together)
+        brief, questions = setting.brief(pair, setting.sweep["first_seed"])
+        with timed(seconds, "train"):
+            together.train(study.pairs)
+        with timed(seconds, "sample_and_judge"):
+            outcome = run_study(together, study, brief, questions)
+        alone = setting.open(pair, Path(folder) / "alone", at_once=1)
+        with timed(seconds, "train_one_at_a_time"):
+            alone.train(study.pairs)
+        default = _default_job(setting, pair, Path(folder) / "default")
+    total = seconds["train"] + seconds["sample_and_judge"]
+    single = seconds["train_one_at_a_time"] + seconds["sample_and_judge"]
+    reference = make_run_seconds or sum(default.values())
+    return {
+        "masks": {c: len(study.masks(c)) for c in CONCEPTS},
+        "pairs": {"trained": len(outcome.trained), "ablated": len(outcome.ablated)},
+        "at_once": together.at_once,
+        "seconds": seconds | {"study": total, "study_one_at_a_time": single},
+        "make_run": {"told": make_run_seconds, "measured": default},
+        "ratios": {
+            "study / make run": total / reference,
+            "one at a time / make run": single / reference,
+            "one at a time / study": single / total,
+            "training one at a time / together": seconds["train_one_at_a_time"] / seconds["train"],
+        },
+    }
+
+
+def _warm_up(setting: Setting, pair: Pair) -> None:
+    """Libraries load on first use, which is nobody's work."""
+    with tempfile.TemporaryDirectory() as folder:
+        shop = setting.open(pair, Path(folder))
+        short = dataclasses.replace(setting.training, steps=11)
+        shop.lessons = {c: dataclasses.replace(x, config=short) for c, x in shop.lessons.items()}
+        brief, _ = setting.brief(pair, 0)
+        shop.train([FULL_PAIR])
+        with shop.studio(brief) as studio:
+            pictures = [p for _, p in studio.samples(shop.trained(FULL_PAIR))]
+        setting.panel.look(pictures)
+
+
+def _default_job(setting: Setting, pair: Pair, folder: Path) -> dict[str, float]:
+    """Seconds of `make run`'s work, without its processes, imports and loading of models."""
+    shop, seconds = setting.shop, {}
+    images = setting.pictures(pair.family, pair.character.class_word)
+    bank, adapters = Bank(folder), {}
+    with timed(seconds, "train"):
+        for variant in VARIANTS:
+            lessons = setting.lessons(pair, images, variant)
+            for concept, lesson in lessons.items():
+                mask = lesson.spec.blocks
+                train_missing(shop.base, lesson, [mask], bank, at_once=1)
+                adapters[variant, concept] = bank.entry(shop.base, lesson, mask).read()
+    with timed(seconds, "sample"):
+        samples = as_samples(shop.sample(pair, {}, ["base"], ""))
+        for variant in VARIANTS:
+            both = {c: adapters[variant, c] for c in CONCEPTS}
+            made = shop.sample(pair, both, ["character", "style", "both"], variant)
+            samples += as_samples(made)
+    opened = {c: tuple(picture.open() for picture in images[c]) for c in CONCEPTS}
+    with timed(seconds, "judge"):
+        evaluate(setting.panel, samples, pair.questions, References(**opened), setting.bootstrap)
+    return seconds
+
+
+def search_pair(setting: Setting, family: str) -> tuple[Judged, dict]:
+    """Search, study, and both recommendations on held-out prompts and seeds."""
+    pair = Pair.of(family, setting.shop.words)
+    cache = CACHE / ("quick" if setting.quick else "full") / family
+    studied = setting.open(pair, cache)
+    brief, questions = setting.brief(pair, setting.sweep["first_seed"])
+    outcome = run_study(studied, setting.study(studied), brief, questions)
+    with tempfile.TemporaryDirectory() as folder:
+        searched = setting.open(pair, Path(folder))
+        found, single = _search(setting, searched, pair)
+        chosen = {
+            "search": (searched, found.recommended),
+            "study": (studied, outcome.best),
+            "all blocks": (studied, FULL_PAIR),
+        }
+        brief, questions = setting.held_out(pair)
+        with studied.studio(brief) as studio:
+            samples = _as(Row("base"), studio.base_samples())
+        for name, (shop, masks) in chosen.items():
+            with shop.studio(brief) as studio:
+                samples += _as(Row(name, "both"), studio.samples(shop.trained(masks)))
+    told = {
+        "search": dataclasses.asdict(found.recommended),
+        "study": dataclasses.asdict(outcome.best),
+        "screened": len(found.screened),
+        "finalists": len(found.trained),
+        "search_seconds": found.seconds,
+        "in_single_trainings": found.seconds / single,
+    }
+    return judge(setting.panel, samples, questions, studied.references), told
+
+
+def _search(setting: Setting, shop: Workshop, pair: Pair) -> tuple[Found, float]:
+    """The search, and the mean seconds of one full adapter's training."""
+    wanted = setting.sweep["search"]
+    specs = {c: shop.lessons[c].spec for c in CONCEPTS}
+    search = Search(
+        shop,
+        Space.of(shop.blocks, specs, wanted["ranks"]),
+        open_study(pair.family, None, 0),
+        *setting.brief(pair, wanted["first_seed"]),
+        Budget(wanted["trainings"], wanted["screening"], wanted["finalists"]),
+    )
+    found = search.run(*setting.held_out(pair))
+    return found, float(np.mean([shop.entry(c, "all").cost.seconds for c in CONCEPTS]))
+
+
+def _as(row: Row, made: SampleSet) -> list[Sample]:
+    return [Sample(row, r.prompt_index, r.seed, picture) for r, picture in made]
+
+
+def measure_search(setting: Setting, families: Sequence[str]) -> dict:
+    """Scores of what search and study recommend, over all families."""
+    judged, told = {}, {}
+    for family in families:
+        judged[family], told[family] = search_pair(setting, family)
+
+    def row(name: str, score: str):
+        return pooled(judged, Row(name, "both"), score)
+
+    def bounds(scores) -> dict[str, float]:
+        return dev_pairs.vars_of(interval(scores, np.random.default_rng(0)))
+
+    return {
+        "families": told,
+        "scores": {name: {s: bounds(row(name, s)) for s in SHOWN} for name in COMPARED},
+        "by_family": {
+            family: {name: bounds(j.scores(Row(name, "both"), "combined")) for name in COMPARED}
+            for family, j in judged.items()
+        },
+        "differences": {
+            f"{a} - {b}": {s: bounds(row(a, s) - row(b, s)) for s in SHOWN} for a, b in DIFFERENCES
+        },
+    }
