@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 
 from blockwise_lora.errors import UserError
-from blockwise_lora.sweep.candidates import Space, everything, shared_out
+from blockwise_lora.sweep.candidates import Candidate, Space, everything, shared_out
 from blockwise_lora.sweep.search import (
     Guess,
+    affordable,
     hopeless,
     open_study,
     promising,
@@ -30,9 +31,32 @@ def landscape(candidate, half: bool) -> tuple[float, float, float]:
 def test_it_finds_the_division_of_a_known_landscape(tmp_path):
     study = open_study("known", f"sqlite:///{tmp_path / 'search.db'}", seed=0)
     screen(study, SPACE, [everything(SPACE)], landscape, lambda n: n >= 70)
-    best = promising(study, SPACE, 1)[0]
+    best = promising(study, SPACE)[0]
     assert best.scores[:2] == pytest.approx((1.0, 1.0))
     assert best.candidate.character["mid"] and not best.candidate.character["out3"]
+
+
+def guess(mine: str, theirs: str) -> Guess:
+    ranks = ({b: 8 * (b in blocks) for b in BLOCKS} for blocks in (mine, theirs))
+    return Guess(Candidate(*ranks), (0.0, 0.0, 0.0))
+
+
+def test_only_what_can_be_paid_for_is_trained():
+    full, divided, dear, shared = guesses = [
+        Guess(everything(SPACE), (0.0, 0.0, 0.0)),
+        guess("mid", "out3"),
+        guess("in0", "in1"),
+        guess("mid", "in0"),
+    ]
+
+    def bank(concept: str, mask: str) -> bool:
+        return mask == "all"
+
+    assert affordable(guesses, bank, 2) == [full, divided], "the full pair costs nothing"
+    assert affordable(guesses, bank, 3) == [full, divided, shared], "mid is paid for once"
+    assert affordable(guesses, bank, 5) == guesses
+    assert affordable(guesses, bank, -1) == [full, divided], "a search without a guess is none"
+    assert affordable([dear, divided], lambda c, m: True, 0) == [dear, divided]
 
 
 def test_first_come_the_candidates_that_were_handed_in():

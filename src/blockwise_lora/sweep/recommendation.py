@@ -18,7 +18,14 @@ from blockwise_lora.sweep.candidates import Candidate, Space, everything, shared
 from blockwise_lora.sweep.effects import effects, scaled
 from blockwise_lora.sweep.outcome import Outcome, Tried, assess, row_of
 from blockwise_lora.sweep.pictures import Brief, Studio
-from blockwise_lora.sweep.search import OBJECTIVES, Guess, promising, recommend, screen
+from blockwise_lora.sweep.search import (
+    OBJECTIVES,
+    Guess,
+    affordable,
+    promising,
+    recommend,
+    screen,
+)
 from blockwise_lora.sweep.sensitivity import needs
 from blockwise_lora.sweep.studies import CONCEPTS, FULL, Pair, skip
 from blockwise_lora.sweep.workshop import Workshop
@@ -26,6 +33,10 @@ from blockwise_lora.sweep.workshop import Workshop
 log = logging.getLogger(__name__)
 
 FULL_PAIR = Pair(FULL, FULL)
+MASK_PRICE = 0.5
+"""What a mask costs in a pass with others, in trainings of a full adapter: 0.4 (eight in a pass) to
+0.65 (alone) on the embedded model, see benchmarks/training.py. Said beforehand, since finalists are
+chosen before they are trained."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +47,7 @@ class Budget:
         trainings: in times of one single training of a full adapter, the two full ones that the
             search starts from included.
         screening: share of what is left after those two that goes into guesses without training.
-        finalists: candidates that are trained at most.
+        finalists: candidates that are trained at most; fewer where the price allows no more.
     """
 
     trainings: float = 4.0
@@ -117,11 +128,14 @@ class Search:
         began = time.monotonic()
         self.shop.train([FULL_PAIR])
         unit = mean(self.shop.entry(c, FULL).cost.seconds for c in CONCEPTS)
-        left = (self.budget.trainings - 2) * unit
+        left, screening = (self.budget.trainings - 2) * unit, time.monotonic()
         with self.shop.studio(self.brief) as studio:
-            self._screen(studio, time.monotonic() + left * self.budget.screening)
-        screened = promising(self.study, self.space, self.budget.finalists)
-        trained = self._train(screened)
+            self._screen(studio, screening + left * self.budget.screening)
+        left -= time.monotonic() - screening
+        screened = promising(self.study, self.space)
+        price = left / (unit * MASK_PRICE)
+        finalists = affordable(screened, lambda c, mask: self.shop.entry(c, mask).trained, price)
+        trained = self._train(finalists[: self.budget.finalists])
         seconds = time.monotonic() - began
         best = recommend(trained).candidate.pair
         return Found(

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from blockwise_lora.errors import UserError
 from blockwise_lora.sweep.candidates import Candidate, Space
 from blockwise_lora.sweep.frontier import harmonic, pareto
-from blockwise_lora.sweep.studies import CONCEPTS
+from blockwise_lora.sweep.studies import CONCEPTS, Concept
 
 OBJECTIVES = ("identity", "style", "prompt")
 MARGIN = 0.25
@@ -119,15 +119,35 @@ def hopeless(scores: Sequence[float], others: Sequence[Sequence[float]]) -> bool
     return any(o[0] >= scores[0] + MARGIN and o[1] >= scores[1] + MARGIN for o in others)
 
 
-def promising(study: optuna.Study, space: Space, count: int) -> list[Guess]:
-    """The candidates worth a training: the frontier first, then the rest, best combined first."""
+def promising(study: optuna.Study, space: Space) -> list[Guess]:
+    """All candidates, those worth a training first: the frontier, then by combined score."""
     trials = {str(t.params): t for t in _complete(study)}
     guesses = [Guess(_candidate(t.params, space), tuple(t.values)) for t in trials.values()]
     if not guesses:
         return []
     scores = np.array([guess.scores for guess in guesses])
     order = np.lexsort((-combined(scores), ~pareto(scores)))
-    return [guesses[i] for i in order[:count]]
+    return [guesses[i] for i in order]
+
+
+def affordable(
+    guesses: Sequence[Guess], trained: Callable[[Concept, str], bool], masks: float
+) -> list[Guess]:
+    """The most promising candidates whose masks can be paid for, one that costs something at least.
+
+    Args:
+        guesses: best first.
+        trained: whether a concept's mask needs no training any more.
+        masks: how many may be trained; one that several candidates share counts once.
+    """
+    chosen: list[Guess] = []
+    wanted: set[tuple[Concept, str]] = set()
+    for guess in guesses:
+        own = {(c, getattr(guess.candidate.pair, c)) for c in CONCEPTS}
+        more = wanted | {(c, mask) for c, mask in own if not trained(c, mask)}
+        if len(more) <= masks or not wanted:
+            chosen, wanted = [*chosen, guess], more
+    return chosen
 
 
 def combined(scores: np.ndarray) -> np.ndarray:
