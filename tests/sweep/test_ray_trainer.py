@@ -2,7 +2,9 @@
 
 import dataclasses
 import os
+import shutil
 import signal
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -11,14 +13,20 @@ import psutil
 import pytest
 import ray
 import torch
+from kedro.config import OmegaConfigLoader
 
 from blockwise_lora.diffusion.base import load_from_parameters
+from blockwise_lora.errors import UserError
+from blockwise_lora.pipelines.sweep.config import SweepConfig
+from blockwise_lora.pipelines.sweep.setting import trainer_of
+from blockwise_lora.settings import CONFIG_LOADER_ARGS
 from blockwise_lora.sweep.bank import Bank, Lesson, train_missing
 from blockwise_lora.sweep.ray_config import RayConfig
 from blockwise_lora.sweep.ray_trainer import TrainOnRay, pack, unpack
 
 MASKS = ("mid", "out3", "in0", "out2")
-SOURCE = Path(__file__).parents[2] / "src"
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src"
 
 
 @pytest.fixture(scope="module")
@@ -56,20 +64,25 @@ def _words(process: psutil.Process) -> list[str]:
         return []
 
 
-def kill_the_first(killed: list[int]) -> None:
-    for _ in range(2400):
-        if found := workers():
-            os.kill(found[0].pid, signal.SIGKILL)
-            killed.append(found[0].pid)
-            return
-        time.sleep(0.05)
+def kill_one_half_way(killed: list[int]) -> None:
+    """Kill the first worker that has saved a state in the middle of its training."""
+    for _ in range(6000):
+        for worker in workers():
+            for scratch in Path(tempfile.gettempdir()).glob(f"blockwise-lora-{worker.pid}-*"):
+                if any(p.is_file() for p in scratch.glob("checkpoints/**/*")):
+                    os.kill(worker.pid, signal.SIGKILL)
+                    killed.append(worker.pid)
+                    shutil.rmtree(scratch)
+                    return
+        time.sleep(0.02)
 
 
 def test_a_lost_worker_costs_nothing_but_time(two_workers, group, model, lesson: Lesson, tmp_path):
-    slow = dataclasses.replace(lesson, config=dataclasses.replace(lesson.config, steps=150))
+    config = dataclasses.replace(lesson.config, steps=80, checkpoint_every=30)
+    slow = dataclasses.replace(lesson, config=config)
     bank, alone = Bank(tmp_path / "bank"), Bank(tmp_path / "alone")
     killed: list[int] = []
-    killer = threading.Thread(target=kill_the_first, args=(killed,))
+    killer = threading.Thread(target=kill_one_half_way, args=(killed,))
     killer.start()
     came = []
     failed = train_missing(
@@ -90,6 +103,38 @@ def test_a_lost_worker_costs_nothing_but_time(two_workers, group, model, lesson:
         assert here.metadata["blockwise_lora.data_sha256"] == slow.images.sha256
         for name, tensor in here.state.items():
             assert torch.allclose(tensor, there.state[name], rtol=1e-4, atol=1e-6), name
+
+
+def test_a_users_mistake_is_told_in_its_own_words(two_workers, group, model, lesson, tmp_path):
+    lost = TrainOnRay(RayConfig(), group | {"source": str(tmp_path / "nowhere")}, "cpu")
+    with pytest.raises(UserError, match="nowhere") as told:
+        train_missing(model, lesson, ("mid",), Bank(tmp_path), at_once=1, trainer=lost)
+    assert not isinstance(told.value, ray.exceptions.RayError), "the user knows nothing of Ray"
+
+
+def test_a_mask_that_fails_is_named_and_the_others_come_through(
+    two_workers, group, model, lesson, tmp_path
+):
+    config = dataclasses.replace(lesson.config, learning_rate=1e30, steps=6)
+    wild = dataclasses.replace(lesson, config=config)
+    trainer = TrainOnRay(RayConfig(), group, "cpu")
+    bank = Bank(tmp_path)
+    (failed,) = train_missing(model, wild, ("mid",), bank, at_once=1, trainer=trainer)
+    assert failed.name == "mid" and "learning_rate" in str(failed.error)
+    assert not bank.entry(model, wild, "mid").trained
+    assert not train_missing(model, lesson, ("mid",), bank, at_once=1, trainer=trainer)
+    assert bank.entry(model, lesson, "mid").trained
+
+
+def test_the_environment_ray_reaches_the_trainer():
+    """`kedro run --env ray`: conf/ray laid over conf/base, down to who trains."""
+    loader = OmegaConfigLoader(str(ROOT / "conf"), env="ray", **CONFIG_LOADER_ARGS)
+    parameters = loader["parameters"]
+    config = SweepConfig.of(parameters["sweep"])
+    trainer = trainer_of(config, parameters)
+    assert isinstance(trainer, TrainOnRay) and trainer.config == RayConfig()
+    assert trainer.base_model["source"] == parameters["base_model"]["source"]
+    assert config.study == "paper" and config.at_once == 4
 
 
 def test_folders_travel_and_stay_in_their_place(tmp_path):

@@ -9,6 +9,7 @@ lost leaves nothing half done, and its pass is given to another.
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -90,7 +91,8 @@ def train_pass(
         pictures: the set's folder, packed.
         entries: of the pass; their folders are the driver's and not touched.
     """
-    with tempfile.TemporaryDirectory(prefix="blockwise-lora-") as scratch:
+    # Named after the worker: what one that was killed left behind is then known for what it is.
+    with tempfile.TemporaryDirectory(prefix=f"blockwise-lora-{os.getpid()}-") as scratch:
         root = Path(scratch)
         unpack(pictures, root / "pictures")
         here = replace(lesson, images=read_imagefolder(root / "pictures"))

@@ -50,11 +50,12 @@ def open_workshop(
         pictures=pictures,
         bootstrap=judging.bootstrap_config(),
         at_once=config.at_once,
-        trainer=_trainer(config, parameters),
+        trainer=trainer_of(config, parameters),
     )
 
 
-def _trainer(config: SweepConfig, parameters: Mapping[str, Any]) -> Trainer:
+def trainer_of(config: SweepConfig, parameters: Mapping[str, Any]) -> Trainer:
+    """Who trains the passes: this process, or Ray's workers where `sweep.ray` is given."""
     from blockwise_lora.diffusion.checkpoints import user_cache
     from blockwise_lora.sweep.bank import TrainHere
 
