@@ -17,19 +17,21 @@ def blocks(loaded_tiny_base) -> BlockMap:
 
 @given(st.lists(st.sampled_from([0, 4, 8]), min_size=9, max_size=9).filter(any))
 def test_a_mask_says_exactly_the_ranks(blocks, ranks):
+    """Also where no block has the adapter's own rank, 8."""
     by_block = dict(zip(NINE, ranks, strict=True))
-    default = max(ranks)
-    told = Mask.parse(mask_of(by_block)).ranks(blocks, default)
+    told = Mask.parse(mask_of(by_block, 8)).ranks(blocks, 8)
     for coarse, subs in blocks.coarse.items():
         assert {told[sub] for sub in subs} == {by_block[coarse]}
 
 
 def test_masks_are_short():
-    assert mask_of(dict.fromkeys(NINE, 8)) == "all"
-    assert mask_of(dict.fromkeys(NINE, 0) | {"mid": 8, "out2": 8, "out3": 8}) == "mid+out2-out3"
-    assert mask_of({"in0": 8, "in1": 4, "in2": 4}) == "in0:8+in1-in2:4"
+    assert mask_of(dict.fromkeys(NINE, 8), 8) == "all"
+    assert mask_of(dict.fromkeys(NINE, 4), 8) == "in0-out3:4"
+    assert mask_of(dict.fromkeys(NINE, 0) | {"mid": 8, "out2": 8, "out3": 8}, 8) == "mid+out2-out3"
+    assert mask_of({"in0": 8, "in1": 4, "in2": 4}, 8) == "in0+in1-in2:4"
+    assert mask_of({"in2": 8, "mid": 8, "out1": 0}, 8) == "in2-mid", "in3 has no layers here"
     with pytest.raises(ValueError, match="no block"):
-        mask_of({"in0": 0})
+        mask_of({"in0": 0}, 8)
 
 
 def test_the_space_has_only_blocks_with_layers(blocks):
@@ -52,6 +54,7 @@ def test_blocks_go_to_the_adapter_that_needs_them(blocks):
 
 
 def test_equal_candidates_are_one():
-    a, b = (Candidate({"in0": 8}, {"mid": 8}) for _ in range(2))
+    full = {"character": 8, "style": 8}
+    a, b = (Candidate({"in0": 8}, {"mid": 8}, full) for _ in range(2))
     assert len({a, b}) == 1 and a.trains_both
-    assert not Candidate({"in0": 0}, {"mid": 8}).trains_both
+    assert not Candidate({"in0": 0}, {"mid": 8}, full).trains_both

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from blockwise_lora.errors import UserError
-from blockwise_lora.sweep.candidates import Candidate, Space, everything, shared_out
+from blockwise_lora.sweep.candidates import Space, everything, shared_out
 from blockwise_lora.sweep.search import (
     Guess,
     affordable,
@@ -37,8 +37,9 @@ def test_it_finds_the_division_of_a_known_landscape(tmp_path):
 
 
 def guess(mine: str, theirs: str) -> Guess:
-    ranks = ({b: 8 * (b in blocks) for b in BLOCKS} for blocks in (mine, theirs))
-    return Guess(Candidate(*ranks), (0.0, 0.0, 0.0))
+    chosen = {"character": mine, "style": theirs}
+    ranks = {c: {b: 8 * (b == one) for b in BLOCKS} for c, one in chosen.items()}
+    return Guess(SPACE.candidate(ranks), (0.0, 0.0, 0.0))
 
 
 def test_only_what_can_be_paid_for_is_trained():

@@ -43,6 +43,15 @@ class Space:
             ranks[concept] = (0, *less, spec.rank)
         return cls(useful, ranks)
 
+    @property
+    def full(self) -> dict[Concept, int]:
+        """Concept to its adapter's own rank."""
+        return {concept: self.ranks[concept][-1] for concept in CONCEPTS}
+
+    def candidate(self, chosen: Mapping[Concept, Mapping[str, int]]) -> Candidate:
+        """The point with these ranks, concept to block to rank."""
+        return Candidate(**chosen, full=self.full)
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -50,10 +59,12 @@ class Candidate:
 
     Attributes:
         character, style: coarse block to rank, every block of the space.
+        full: concept to its adapter's own rank.
     """
 
     character: Mapping[str, int]
     style: Mapping[str, int]
+    full: Mapping[Concept, int]
 
     def __hash__(self) -> int:
         return hash(str(self.pair))
@@ -66,40 +77,38 @@ class Candidate:
     @property
     def pair(self) -> Pair:
         """The two masks, as short as they can be written; needs `trains_both`."""
-        return Pair(mask_of(self.character), mask_of(self.style))
+        return Pair(*(mask_of(getattr(self, c), self.full[c]) for c in CONCEPTS))
 
 
-def mask_of(ranks: Mapping[str, int]) -> str:
+def mask_of(ranks: Mapping[str, int], full: int) -> str:
     """The shortest usual sentence for ranks by coarse block: runs of one rank become ranges.
 
-    The most frequent rank is left out, so that the mask reads in0-out1 and not in0:8+in1:8...; it
-    is the adapter's own. Where there are several, each run names its rank.
+    `Mask.of` does so for sub-blocks; here a block that the method leaves alone breaks no range.
 
     Args:
         ranks: coarse block to rank, in the model's order; blocks without any layer of the method
-            may be missing and do not break a range.
+            may be missing.
+        full: the adapter's own rank, which the mask does not name.
 
     Raises:
         ValueError: no block has a rank.
     """
-    kept = [(name, rank) for name, rank in ranks.items() if rank]
-    if not kept:
+    if not any(ranks.values()):
         raise ValueError("no block is trained")
-    several = len({rank for _, rank in kept}) > 1
-    if len(kept) == len(ranks) and not several:
+    if set(ranks.values()) == {full}:
         return FULL
     terms = []
     for rank, run in groupby(ranks.items(), key=lambda item: item[1]):
         names = [name for name, _ in run]
         if rank:
             span = names[0] if len(names) == 1 else f"{names[0]}-{names[-1]}"
-            terms.append(f"{span}:{rank}" if several else span)
+            terms.append(span if rank == full else f"{span}:{rank}")
     return "+".join(terms)
 
 
 def everything(space: Space) -> Candidate:
     """Both adapters with all blocks at the full rank."""
-    return Candidate(**{c: dict.fromkeys(space.blocks[c], space.ranks[c][-1]) for c in CONCEPTS})
+    return space.candidate({c: dict.fromkeys(space.blocks[c], space.full[c]) for c in CONCEPTS})
 
 
 def shared_out(space: Space, character_needs: Mapping[str, float]) -> Candidate:
@@ -115,8 +124,8 @@ def shared_out(space: Space, character_needs: Mapping[str, float]) -> Candidate:
         sign = 1 if concept == "character" else -1
         for block in space.blocks[concept]:
             wanted = sign * character_needs.get(block, 0.0) > 0
-            chosen[concept][block] = space.ranks[concept][-1] if wanted else 0
+            chosen[concept][block] = space.full[concept] if wanted else 0
         if not any(chosen[concept].values()):  # each needs one block: the one it misses most
             first = max(space.blocks[concept], key=lambda b: sign * character_needs.get(b, 0.0))
-            chosen[concept][first] = space.ranks[concept][-1]
-    return Candidate(**chosen)
+            chosen[concept][first] = space.full[concept]
+    return space.candidate(chosen)

@@ -168,7 +168,7 @@ def _suggest(trial: Trial, space: Space) -> Candidate:
         }
         for concept in CONCEPTS
     }
-    return Candidate(**chosen)
+    return space.candidate(chosen)
 
 
 def _parameters(candidate: Candidate) -> dict[str, int]:
@@ -180,7 +180,9 @@ def _parameters(candidate: Candidate) -> dict[str, int]:
 
 
 def _candidate(parameters: Mapping[str, int], space: Space) -> Candidate:
-    return Candidate(**{c: {b: parameters[f"{c}.{b}"] for b in space.blocks[c]} for c in CONCEPTS})
+    return space.candidate(
+        {c: {b: parameters[f"{c}.{b}"] for b in space.blocks[c]} for c in CONCEPTS}
+    )
 
 
 def _complete(study: optuna.Study) -> list[FrozenTrial]:
