@@ -5,7 +5,7 @@ from PIL import Image
 
 from blockwise_lora.blocks.structure import BlockMap
 from blockwise_lora.judges.bootstrap import Interval
-from blockwise_lora.report.sweep.heatmap import HeatMap, tell
+from blockwise_lora.report.sweep.heatmap import HeatMap, signed, tell
 from blockwise_lora.report.sweep.page import SweepReport, picture_grid, render, svg
 from blockwise_lora.sweep.bank import Cost
 from invented_sweep import FULL, invented
@@ -53,6 +53,16 @@ def test_without_evidence_the_sentence_says_so():
     rows = (("character", "identity"), ("style", "style"))
     heat = HeatMap("x", ("mid",), rows, {rows[0]: (one,), rows[1]: (None,)})
     assert "No single block" in tell(heat)[0] and "not tried" in tell(heat)[1]
+
+
+def test_what_rounds_to_nothing_is_neither_told_nor_signed():
+    rows = (("character", "identity"), ("style", "style"))
+    small, large = Interval(-0.004, -0.006, -0.002, 4), Interval(-0.2, -0.3, -0.1, 4)
+    heat = HeatMap("x", ("in0", "mid"), rows, {rows[0]: (small, large), rows[1]: (small, small)})
+    told = tell(heat)
+    assert told[0].startswith("The character's adapter loses identity most without mid (-0.20)")
+    assert "in0" not in told[0] and "No single block" in told[1]
+    assert [signed(x) for x in (-0.004, 0.004, -0.005, 0.25)] == ["0.00", "0.00", "-0.01", "+0.25"]
 
 
 def test_figures_are_the_same_bytes_each_time(report):

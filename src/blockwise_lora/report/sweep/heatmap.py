@@ -17,6 +17,9 @@ from blockwise_lora.sweep.studies import CONCEPTS, FULL, Concept, Pair, skip
 FULL_COLOUR = {"identity": 0.2, "style": 0.2, "prompt": 0.05}
 """The least effect that may have the strongest colour: small ones stay pale even among themselves.
 Identity and style are shares of the way from base to real pictures, prompt is a cosine."""
+WORTH_TELLING = 0.01
+"""The least loss of identity or style that a sentence names: smaller ones may be outside chance and
+still matter to nobody."""
 COLOURS = "RdBu"
 """Red: the pair is worse off without; blue: it is better off; also told apart in grey by number."""
 
@@ -40,13 +43,13 @@ class HeatMap:
     @classmethod
     def skipping(cls, outcome: Outcome, blocks: Sequence[str], kind: Kind = "trained") -> HeatMap:
         """What the pair loses or gains when one adapter goes without a block."""
-        how = "trained without" if kind == "trained" else "switched off after training"
-        return cls._of(f"One block {how}", outcome, blocks, skip, kind)
+        how = "Trained without the block" if kind == "trained" else "Switched off after training"
+        return cls._of(how, outcome, blocks, skip, kind)
 
     @classmethod
     def keeping(cls, outcome: Outcome, blocks: Sequence[str]) -> HeatMap:
         """What the pair loses or gains when one adapter has a single block."""
-        return cls._of("One block alone", outcome, blocks, str, "trained")
+        return cls._of("The block alone", outcome, blocks, str, "trained")
 
     @classmethod
     def _of(cls, title, outcome: Outcome, blocks: Sequence[str], mask, kind: Kind) -> HeatMap:
@@ -91,6 +94,11 @@ class HeatMap:
         return figure
 
 
+def signed(value: float) -> str:
+    """Two decimals with a sign; what rounds to nothing has none."""
+    return "0.00" if abs(value) < 0.005 else f"{value:+.2f}"
+
+
 def _write(axes, x: int, y: int, by: Interval | None, dark: bool) -> None:
     if by is None or np.isnan(by.mean):
         axes.text(x, y, "–", ha="center", va="center", color="#8a939e")
@@ -100,13 +108,13 @@ def _write(axes, x: int, y: int, by: Interval | None, dark: bool) -> None:
     axes.text(
         x,
         y - 0.1,
-        f"{by.mean:+.2f}",
+        signed(by.mean),
         ha="center",
         va="center",
         fontweight="bold" if sure else "normal",
         color=strong if sure else faint,
     )
-    limits = f"{by.low:+.2f} to {by.high:+.2f}"
+    limits = f"{signed(by.low)} to {signed(by.high)}"
     axes.text(x, y + 0.26, limits, ha="center", va="center", fontsize=6.5, color=faint)
 
 
@@ -122,16 +130,19 @@ def _sentence(heat: HeatMap, concept: Concept, score: str) -> str:
         for block, by in zip(heat.blocks, heat.cells[concept, score], strict=True)
         if by is not None
     ]
-    sure = sorted((x for x in known if x[1].high < 0), key=lambda x: x[1].mean)
+    sure = sorted(
+        (x for x in known if x[1].high < 0 and x[1].mean <= -WORTH_TELLING),
+        key=lambda x: x[1].mean,
+    )
     idle = [block for block, by in known if not by.excludes_zero]
     if not known:
         return f"The {concept}'s adapter was not tried without single blocks."
     if not sure:
         return (
-            f"No single block is one that the {concept}'s adapter cannot do without: no loss of "
-            f"{score} is outside chance."
+            f"No single block is missed by the {concept}'s adapter: no loss of {score} is both "
+            f"outside chance and {WORTH_TELLING} or more."
         )
-    named = ", ".join(f"{block} ({by.mean:+.2f})" for block, by in sure[:3])
+    named = ", ".join(f"{block} ({signed(by.mean)})" for block, by in sure[:3])
     rest = f"; without {_listed(idle)} nothing changes beyond chance" if idle else ""
     return f"The {concept}'s adapter loses {score} most without {named}{rest}."
 

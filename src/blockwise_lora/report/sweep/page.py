@@ -136,7 +136,7 @@ def picture_grid(outcome: Outcome, prompts: Sequence[str], first: Pair) -> Image
         for pair in pairs[:MOST_COLUMNS]
     ]
     labels = [f"{prompts[prompt]}, seed {seed}" for prompt, seed in places]
-    return draw_grid(columns, labels, tile=64)
+    return draw_grid(columns, labels)
 
 
 def _thumbnails(outcome: Outcome) -> dict[Pair, Image.Image]:
