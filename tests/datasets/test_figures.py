@@ -39,3 +39,10 @@ def test_the_preview_is_a_picture(tmp_path):
 def test_without_figures_it_says_so(tmp_path):
     with pytest.raises(DatasetError, match="no figures"):
         FiguresDataset(filepath=str(tmp_path)).load()
+
+
+@pytest.mark.parametrize(("cover", "width"), [("wide", 450), ("", 300), ("not drawn", 300)])
+def test_the_cover_is_previewed_or_else_the_first(tmp_path, cover, width):
+    dataset = FiguresDataset(filepath=str(tmp_path / "figures"), cover=cover)
+    dataset.save({"wide": Figure(figsize=(3, 1)), "one": figure()})
+    assert Image.open(io.BytesIO(base64.b64decode(dataset.preview()))).size == (width, 150)

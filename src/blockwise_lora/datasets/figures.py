@@ -29,14 +29,18 @@ class FiguresDataset(AbstractDataset[dict[str, Any], dict[str, Path]]):
         ['pareto.png']
     """
 
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, *, filepath: str, cover: str = "", metadata: dict[str, Any] | None = None
+    ) -> None:
         """Name the folder.
 
         Args:
             filepath: the folder.
+            cover: name of the figure to preview; where it was not drawn, the first one is.
             metadata: free; kedro-viz reads its layer from it.
         """
         self._filepath = PurePosixPath(filepath)
+        self._cover = cover
         self.metadata = metadata
 
     def load(self) -> dict[str, Path]:
@@ -64,11 +68,11 @@ class FiguresDataset(AbstractDataset[dict[str, Any], dict[str, Path]]):
                 (staging / f"{name}.svg").write_text(svg(figure), encoding="utf-8")
 
     def preview(self) -> ImagePreview:
-        """The first figure for kedro-viz, in base64."""
+        """The cover for kedro-viz, in base64."""
         from PIL import Image
 
-        buffer = io.BytesIO()
-        with Image.open(next(iter(self.load().values()))) as picture:
+        found, buffer = self.load(), io.BytesIO()
+        with Image.open(found.get(self._cover) or next(iter(found.values()))) as picture:
             picture.save(buffer, "PNG")
         return ImagePreview(base64.b64encode(buffer.getvalue()).decode("ascii"))
 
