@@ -12,12 +12,14 @@ and a second adapter is rescaled by the first one's magnitudes. Its OFT knows no
 strength 1 there is no difference, and PEFT's own code runs.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
+import torch
 from peft.tuners import lora, oft
+from peft.tuners.lora.dora import DoraConv2dLayer, DoraLinearLayer
 from peft.tuners.lora.variants import DoraConv2dVariant, DoraLinearVariant
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def trained_scale(level: BaseTunerLayer, name: str) -> float:
@@ -44,8 +46,19 @@ def _alone(level: BaseTunerLayer, names: tuple[str, ...], name: str) -> bool:
     )
 
 
-class _DoraForward:
+class _Dora:
     """Mixed into PEFT's DoRA variants."""
+
+    layer: ClassVar[type[DoraLinearLayer]]
+
+    @classmethod
+    def init(cls, module: lora.LoraLayer, adapter_name: str, **kwargs: Any) -> None:
+        """Make room for the magnitudes, which `wrapping` fills in; PEFT would work them out."""
+        if "lora_magnitude_vector" not in module.adapter_layer_names:
+            module.adapter_layer_names = (*module.adapter_layer_names, "lora_magnitude_vector")
+        magnitudes = cls.layer(fan_in_fan_out=False)
+        magnitudes.weight = nn.Parameter(torch.empty(0))
+        module.lora_magnitude_vector[adapter_name] = magnitudes
 
     @classmethod
     def forward(
@@ -67,12 +80,12 @@ class _DoraForward:
         return result + strength(module, active_adapter) * change
 
 
-class _DoraLinear(_DoraForward, DoraLinearVariant):
-    pass
+class _DoraLinear(_Dora, DoraLinearVariant):
+    layer = DoraLinearLayer
 
 
-class _DoraConv2d(_DoraForward, DoraConv2dVariant):
-    pass
+class _DoraConv2d(_Dora, DoraConv2dVariant):
+    layer = DoraConv2dLayer
 
 
 class LoraLinear(lora.Linear):
@@ -91,7 +104,7 @@ class LoraConv2d(lora.Conv2d):
         return super().lora_variants | {("use_dora",): _DoraConv2d}
 
 
-class _OftForward:
+class _Oft:
     """Mixed into PEFT's OFT layers."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -118,9 +131,9 @@ class _OftForward:
         return answer
 
 
-class OftLinear(_OftForward, oft.Linear):
+class OftLinear(_Oft, oft.Linear):
     """PEFT's linear layer with OFT."""
 
 
-class OftConv2d(_OftForward, oft.Conv2d):
+class OftConv2d(_Oft, oft.Conv2d):
     """PEFT's convolution with OFT; right for 1x1 only."""

@@ -183,9 +183,7 @@ def _weight(parts: Parts, module: str) -> torch.Tensor:
 
 def _parameters(level: nn.Module, name: str) -> list[nn.Parameter]:
     """An adapter's parameters in one PEFT layer, in PEFT's order."""
-    # PEFT's DoRA names its magnitudes twice.
-    names = dict.fromkeys(level.adapter_layer_names)
-    holders = (getattr(level, attribute) for attribute in names)
+    holders = (getattr(level, attribute) for attribute in level.adapter_layer_names)
     return [getattr(holder[name], "weight", holder[name]) for holder in holders if name in holder]
 
 

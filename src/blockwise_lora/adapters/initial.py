@@ -38,6 +38,8 @@ def initial_update(step: LayerPlan, init: str, weight: Tensor, seed: int) -> Upd
         return _low_rank(update, init, generator)
     if isinstance(update, Dora):
         low_rank = _low_rank(update.low_rank, init, generator)
+        if weight.is_meta:  # has no norms, and torch takes long to say so
+            return replace(update, low_rank=low_rank)
         norms = weight.detach().float().flatten(1).norm(dim=1)
         return Dora(low_rank, norms.reshape(update.magnitude.shape))
     if isinstance(update, Hadamard):

@@ -67,7 +67,8 @@ def wrap(layer: nn.Module, name: str, update: Update) -> nn.Module:
     level = next((level for level in wrapped if isinstance(level, kind.shared)), None)
     core, sizes = layer.get_base_layer() if wrapped else layer, _sizes(update)
     # PEFT's own initial values are replaced: on the meta device they cost nothing and draw nothing.
-    with torch.device("meta"):
+    # OFT draws none, and has indices, which stay.
+    with torch.device("cpu" if isinstance(update, Orthogonal) else "meta"):
         if level is None:
             level = (kind.linear if isinstance(core, nn.Linear) else kind.conv)(core, name, **sizes)
             # Innermost, since PEFT's constructors want to see a plain layer.
@@ -155,10 +156,7 @@ def _fill(level: BaseTunerLayer, name: str, update: Update) -> None:
         else:
             holder[name].weight = _parameter(values[attribute], device)
     if isinstance(update, Orthogonal):
-        rotation = level.oft_R[name]
-        rotation.rows, rotation.cols = torch.triu_indices(
-            update.rank, update.rank, 1, device=device
-        )
+        level.oft_R[name].to(device)  # its indices
         level.scaling[name] = 1.0
 
 
