@@ -14,8 +14,8 @@ from tiny_base import write_tiny_pictures
 def base(loaded_tiny_base: BaseModel) -> Iterator[BaseModel]:
     """The small base model, without adapters before and after."""
     yield loaded_tiny_base
-    for name in attached_names(loaded_tiny_base.unet):
-        detach(loaded_tiny_base.unet, name)
+    for name in attached_names(loaded_tiny_base.parts):
+        detach(loaded_tiny_base.parts, name)
 
 
 @pytest.fixture(scope="session")

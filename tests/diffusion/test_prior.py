@@ -5,12 +5,13 @@ import torch
 from PIL import Image
 
 from blockwise_lora.adapters import AdapterSpec, attach, detach
+from blockwise_lora.diffusion.bare import bare
 from blockwise_lora.diffusion.base import BaseModel
 from blockwise_lora.diffusion.batches import Batch, predict
 from blockwise_lora.diffusion.caches import CachedSet, ResolutionError
 from blockwise_lora.diffusion.captions import CaptionError
 from blockwise_lora.diffusion.config import PriorConfig, ScheduleConfig, TrainingConfig
-from blockwise_lora.diffusion.prior import bare, class_pictures
+from blockwise_lora.diffusion.prior import class_pictures
 from blockwise_lora.diffusion.trainer import train
 from blockwise_lora.imagesets import read_imagefolder
 from tiny_base import write_tiny_pictures
@@ -111,7 +112,7 @@ def test_bare_switches_adapters_off_and_on_again(base, images):
     for parameter in trainable:
         parameter.data.fill_(0.1)
     changed = predict(base, [batch])
-    with bare(base.unet):
+    with bare(base):
         assert torch.equal(predict(base, [batch]), plain)
         assert all(p.requires_grad for p in trainable)
     assert torch.equal(predict(base, [batch]), changed) and not torch.equal(changed, plain)

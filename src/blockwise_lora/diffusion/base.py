@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from blockwise_lora.adapters.parts import Parts
+from blockwise_lora.blocks.structure import BlockMap
 from blockwise_lora.diffusion.loading import (
     check_pipeline,
     explained,
@@ -24,7 +26,7 @@ from blockwise_lora.diffusion.loading import (
     snapshot,
 )
 from blockwise_lora.diffusion.quiet import quiet_libraries
-from blockwise_lora.diffusion.text import Text
+from blockwise_lora.diffusion.text import Prompts, Text, TokenIds
 from blockwise_lora.diffusion.weights import (
     check_safetensors,
     component_files,
@@ -53,7 +55,7 @@ class BaseModelConfig:
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A loaded model. Its weights are frozen; adapters are attached to `unet`.
+    """A loaded model. Its weights are frozen; adapters are attached to its `parts`.
 
     Attributes:
         name: for people, e.g. the folder's name or the hub id.
@@ -84,6 +86,16 @@ class BaseModel:
     def tokenizers(self) -> tuple[CLIPTokenizer, ...]:
         """One for each text encoder."""
         return tuple(t for t in (self.tokenizer, self.tokenizer_2) if t is not None)
+
+    @property
+    def parts(self) -> Parts:
+        """What adapters can be attached to: U-Net and text encoders."""
+        return Parts(self.unet, self.text_encoders)
+
+    @property
+    def blocks(self) -> BlockMap:
+        """The blocks of U-Net and text encoders."""
+        return self.parts.blocks
 
     @property
     def vae_factor(self) -> int:
@@ -117,17 +129,21 @@ class BaseModel:
 
         A prompt longer than the text encoder can read is cut off, as everywhere with CLIP.
         """
-        return self.encode_ids([self.tokenize(prompts, t) for t in self.tokenizers])
+        return self.encode_ids(self.tokenized(prompts).ids)
 
-    def tokenize(self, prompts: Sequence[str], tokenizer: CLIPTokenizer) -> Tensor:
-        """Token ids, (n, tokens) int64, on the model's device."""
-        return tokenizer(
-            list(prompts),
-            padding="max_length",
-            max_length=tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids.to(self.device)
+    def tokenized(self, prompts: Sequence[str]) -> TokenIds:
+        """Prompts as the text encoders take them, on the model's device."""
+        ids = (
+            tokenizer(
+                list(prompts),
+                padding="max_length",
+                max_length=tokenizer.model_max_length,
+                truncation=True,
+                return_tensors="pt",
+            ).input_ids.to(self.device)
+            for tokenizer in self.tokenizers
+        )
+        return TokenIds(tuple(ids))
 
     def encode_ids(self, ids: Sequence[Tensor]) -> Text:
         """Text of token ids, one tensor for each text encoder, with gradients where weights have.
@@ -144,23 +160,25 @@ class BaseModel:
         tokens = torch.cat([answer.hidden_states[-2] for answer in answers], dim=-1)
         return Text(tokens, answers[1].text_embeds)
 
-    def answer(self, noisy: Tensor, timesteps: Tensor, text: Text, frames: Tensor) -> Tensor:
+    def answer(self, noisy: Tensor, timesteps: Tensor, text: Prompts, frames: Tensor) -> Tensor:
         """What the U-Net, with the adapters as they are set, answers.
 
         Args:
             noisy: x_t, (n, channels, height, width).
             timesteps: (n,), or one for all.
-            text: n prompts.
+            text: n prompts; those that are not encoded yet are so in here, with gradients.
             frames: height and width of the original, top and left of the crop, height and width
                 of the picture in pixels, (n, 6); models without size conditioning ignore them.
 
         Returns:
             Of x_t's shape, in the model's precision.
         """
-        added = None
-        if self.unet.config.addition_embed_type == "text_time":
-            added = {"text_embeds": text.pooled, "time_ids": frames}
         with self.autocast():
+            if isinstance(text, TokenIds):
+                text = self.encode_ids(text.ids)
+            added = None
+            if self.unet.config.addition_embed_type == "text_time":
+                added = {"text_embeds": text.pooled, "time_ids": frames}
             return self.unet(
                 noisy.to(self.dtype),
                 timesteps,

@@ -1,4 +1,4 @@
-"""Several adapters of one U-Net in one pass, each acting on its own slice of the batch.
+"""Several adapters of one model in one pass, each acting on its own slice of the batch.
 
 The frozen layers see the whole batch at once; only the adapters' own share of the work is done
 slice by slice. No slice takes part in another's arithmetic, so a value that is not finite in one
@@ -18,29 +18,31 @@ from torch import Tensor, nn
 
 from blockwise_lora.adapters.attach import trainable_parameters
 from blockwise_lora.adapters.layers import activate, adapted_layers, holds, tuner_layers
+from blockwise_lora.adapters.parts import Model, Parts
 from blockwise_lora.diffusion.optimizers import Group
 from blockwise_lora.diffusion.prefix import SharedPrefix
 from blockwise_lora.diffusion.stacks import PARTS, Part, Stack, StackTable, stackable
 
 
 class BatchedAdapters:
-    """Adapters that are attached to a U-Net, ready to be trained in one pass.
+    """Adapters that are attached to a model, ready to be trained in one pass.
 
     Low-rank adapters of linear layers and convolutions are trained in a table of their own
     (`StackTable`), and PEFT's weights follow on `write_back`. Layers with other methods call
     PEFT's forward pass once for each slice and train PEFT's weights themselves.
 
     Args:
-        unet: the U-Net.
+        model: the U-Net, or `Parts` with its text encoders.
         names: of the attached adapters.
     """
 
-    def __init__(self, unet: nn.Module, names: Sequence[str]) -> None:
-        self.unet, self.names = unet, tuple(names)
-        self._layers = dict(tuner_layers(unet))
+    def __init__(self, model: Model, names: Sequence[str]) -> None:
+        self.parts, self.names = Parts.of(model), tuple(names)
+        self._layers = dict(tuner_layers(model))
         touched = {key: _touching(layer, names) for key, layer in self._layers.items()}
         self._prefix = SharedPrefix(
-            unet, {name: [key for key, here in touched.items() if name in here] for name in names}
+            self.parts.denoiser,
+            {name: [key for key, here in touched.items() if name in here] for name in names},
         )
         stacked = {
             key: layer
@@ -79,7 +81,7 @@ class BatchedAdapters:
                 factor by itself, for those that look at rows and columns.
         """
         shares: dict[float, list[tuple[str, Part]]] = {}
-        for module, layer in adapted_layers(self.unet, name):
+        for module, layer in adapted_layers(self.parts, name):
             for part in PARTS:
                 if full and part == _identity(layer, name):
                     continue
@@ -102,7 +104,7 @@ class BatchedAdapters:
     ) -> Iterator[nn.Parameter]:
         """PEFT's weights in some layers; only those called lora_B are up factors."""
         for module, part in factors:
-            for key, parameter in self.unet.get_submodule(module).named_parameters():
+            for key, parameter in self.parts.get(module).named_parameters():
                 if id(parameter) in wanted and (part == "up") == key.startswith("lora_B"):
                     yield parameter
 
@@ -125,7 +127,7 @@ class BatchedAdapters:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """In here the U-Net's layers can act by slices; without `acting` they are PEFT's own."""
+        """In here the model's layers can act by slices; without `acting` they are PEFT's own."""
         for key, layer in self._layers.items():
             stack = self._table.stacks.get(key)
             layer.forward = partial(self._stacked, stack) if stack else partial(self._sliced, layer)
@@ -140,7 +142,7 @@ class BatchedAdapters:
 
     @contextmanager
     def acting(self, members: Sequence[str], sources: Sequence[int], rows: int) -> Iterator[None]:
-        """Calls of the U-Net in here apply adapters by slices; the backward pass belongs in, too.
+        """Calls of the model in here apply adapters by slices; the backward pass belongs in, too.
 
         Args:
             members: adapters, one for each slice, ascending by `order`.
@@ -151,6 +153,7 @@ class BatchedAdapters:
         self._acting = True
         try:
             with self._prefix.sharing(members, sources, rows):
+                self._table.prepare(self._prefix.layouts)
                 yield
         finally:
             self._acting = False
@@ -184,7 +187,7 @@ class BatchedAdapters:
             for stack in self._table.stacks.values()
             for parameter in stack.layer.parameters()
         }
-        others = [p for p in trainable_parameters(self.unet, name) if id(p) not in stacked]
+        others = [p for p in trainable_parameters(self.parts, name) if id(p) not in stacked]
         for parameter in others:
             parameter.requires_grad_(True)  # PEFT trains the newest adapter only
         return others

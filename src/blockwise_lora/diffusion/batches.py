@@ -19,7 +19,7 @@ from blockwise_lora.diffusion.objective import (
     min_snr_weight,
     target,
 )
-from blockwise_lora.diffusion.text import Text
+from blockwise_lora.diffusion.text import Prompts, TokenIds, cat
 
 
 @dataclass(frozen=True, eq=False)  # a batch is equal to itself alone
@@ -29,7 +29,7 @@ class Batch:
     Attributes:
         noisy: x_t, (n, channels, height, width), in the model's precision.
         timesteps: (n,) int64.
-        text: of the captions, n of them.
+        text: of the captions, n of them; token ids where the text encoders learn, too.
         frames: what SDXL is told of the pictures' sizes, (n, 6).
         wanted: what the U-Net should answer, of x_t's shape, float32.
         weight: of each picture in the loss, (n,).
@@ -41,7 +41,7 @@ class Batch:
 
     noisy: Tensor
     timesteps: Tensor
-    text: Text
+    text: Prompts
     frames: Tensor
     wanted: Tensor
     weight: Tensor
@@ -80,6 +80,11 @@ class Batch:
     def shape(self) -> tuple[int, ...]:
         """Batches of one shape fit into one pass."""
         return tuple(self.noisy.shape)
+
+    @property
+    def learns_text(self) -> bool:
+        """Whether the captions mean something else to each adapter."""
+        return isinstance(self.text, TokenIds)
 
     def loss(self, prediction: Tensor) -> Tensor:
         """Weighted mean loss over the batch, a scalar.
@@ -154,7 +159,7 @@ def _joined(parts: Sequence[Batch]) -> Batch:
         whole = [torch.ones_like(part.noisy[:, :1], dtype=torch.float32) for part in parts]
         masks = [p.mask if p.mask is not None else w for p, w in zip(parts, whole, strict=True)]
         mask = torch.cat(masks)
-    text = Text.cat([part.text for part in parts])
+    text = cat([part.text for part in parts])
     return replace(parts[0], text=text, mask=mask, **tensors)
 
 
@@ -165,5 +170,5 @@ def predict(base: BaseModel, batches: Sequence[Batch]) -> Tensor:
         parts = [getattr(batch, name) for batch in batches]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    text = Text.cat([batch.text for batch in batches])
+    text = cat([batch.text for batch in batches])
     return base.answer(joined("noisy"), joined("timesteps"), text, joined("frames"))

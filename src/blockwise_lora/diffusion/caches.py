@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from blockwise_lora.diffusion.base import BaseModel
 from blockwise_lora.diffusion.captions import without_trigger, wordings
 from blockwise_lora.diffusion.config import TrainingConfig
 from blockwise_lora.diffusion.latents import moments
-from blockwise_lora.diffusion.text import Text
+from blockwise_lora.diffusion.text import Prompts, cat
 from blockwise_lora.diffusion.texts import TextTable
 from blockwise_lora.errors import UserError
 from blockwise_lora.imagesets import ImageSet, Picture
@@ -65,12 +65,13 @@ class CachedSet:
 
     Attributes:
         shelves: the pictures by their size; the sizes are the buckets of a set of mixed shapes.
-        text: embeddings of all captions and, last, of the empty one.
+        text: all captions and, last, the empty one: embeddings, or token ids where the text
+            encoders learn, too.
         prior: pictures of the class that the base model painted, if there are any.
     """
 
     shelves: tuple[Shelf, ...]
-    text: Text
+    text: Prompts
     prior: Shelf | None = None
 
     @classmethod
@@ -81,6 +82,8 @@ class CachedSet:
         config: TrainingConfig | None = None,
         folder: Path | None = None,
         prior: ImageSet | None = None,
+        *,
+        encoded: bool = True,
     ) -> CachedSet:
         """Encode a picture set.
 
@@ -90,6 +93,7 @@ class CachedSet:
             config: says which views and wordings there are; None: one of each.
             folder: where latents and embeddings are kept from one run to the next; None: nowhere.
             prior: pictures of the class, of one size.
+            encoded: whether captions become embeddings, which are kept; else each step encodes.
 
         Raises:
             ResolutionError: a size is no multiple of what the U-Net can halve.
@@ -103,7 +107,7 @@ class CachedSet:
         if config.prior.kind == "distil":
             bare = [tuple(without_trigger(w, config) for w in some) for some in known[0]]
         everything = [w for words in (*known, bare or []) for some in words for w in some]
-        table = TextTable.of(base, everything, folder and folder / "texts")
+        table = _texts(base, everything, folder, encoded)
         shelves = tuple(
             _shelf(
                 base,
@@ -118,8 +122,16 @@ class CachedSet:
         painted = prior and _shelf(
             base, list(prior), TrainingConfig(), table.rows(known[1]), None, folder
         )
-        empty = TextTable.of(base, [""], folder and folder / "texts").text
-        return cls(shelves, Text.cat([table.text, empty]), painted)
+        empty = _texts(base, [""], folder, encoded)
+        return cls(shelves, cat([table.text, empty.text]), painted)
+
+
+def _texts(
+    base: BaseModel, prompts: Iterable[str], folder: Path | None, encoded: bool
+) -> TextTable:
+    if not encoded:
+        return TextTable.of_ids(base, prompts)
+    return TextTable.of(base, prompts, folder and folder / "texts")
 
 
 def _by_size(images: ImageSet) -> list[list[int]]:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 
 from blockwise_lora.diffusion.base import BaseModel
+from blockwise_lora.diffusion.compiling import compiled
 from blockwise_lora.diffusion.config import EfficiencyConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @contextmanager
@@ -28,6 +33,8 @@ def efficient(base: BaseModel, configs: Sequence[EfficiencyConfig]) -> Iterator[
         if asked("gradient_checkpointing"):
             base.unet.enable_gradient_checkpointing()
             stack.callback(base.unet.disable_gradient_checkpointing)
+            for encoder in base.text_encoders:
+                stack.enter_context(_checkpointed(encoder))
         if asked("channels_last"):
             base.unet.to(memory_format=torch.channels_last)
             stack.callback(base.unet.to, memory_format=torch.contiguous_format)
@@ -35,33 +42,37 @@ def efficient(base: BaseModel, configs: Sequence[EfficiencyConfig]) -> Iterator[
             stack.enter_context(_tf32())
         if asked("deterministic"):
             stack.enter_context(_deterministic())
+        if asked("compile"):
+            stack.enter_context(compiled(base.unet))
         yield
 
 
 @contextmanager
-def offloaded(base: BaseModel, wanted: bool) -> Iterator[None]:
+def offloaded(base: BaseModel, wanted: bool, text: bool = True) -> Iterator[None]:
     """In here text encoders and VAE lie in the host's memory, if that is wanted.
 
     Args:
         base: the model; everything in it is encoded already.
         wanted: else nothing is moved.
+        text: false where the text encoders are still needed, since they learn: they stay.
     """
-    with _moved(base, "cpu", base.device, wanted):
+    with _moved(base, ("cpu", base.device), wanted, text):
         yield
 
 
 @contextmanager
-def onloaded(base: BaseModel, wanted: bool) -> Iterator[None]:
+def onloaded(base: BaseModel, wanted: bool, text: bool = True) -> Iterator[None]:
     """In here they are back on the model's device, to sample: undoes `offloaded`."""
-    with _moved(base, base.device, "cpu", wanted):
+    with _moved(base, (base.device, "cpu"), wanted, text):
         yield
 
 
 @contextmanager
 def _moved(
-    base: BaseModel, place: torch.device | str, back: torch.device | str, wanted: bool
+    base: BaseModel, there_and_back: tuple[torch.device | str, ...], wanted: bool, text: bool
 ) -> Iterator[None]:
-    parts = (*base.text_encoders, base.vae) if wanted else ()
+    parts = (*(base.text_encoders if text else ()), base.vae) if wanted else ()
+    place, back = there_and_back
     for part in parts:
         part.to(place)
     try:
@@ -69,6 +80,21 @@ def _moved(
     finally:
         for part in parts:
             part.to(back)
+
+
+@contextmanager
+def _checkpointed(encoder: PreTrainedModel) -> Iterator[None]:
+    """Compute a text encoder's layers again on the way back, where they learn."""
+    encoder.activation_checkpointing_enable()
+    layers = [module for module in encoder.modules() if hasattr(module, "gradient_checkpointing")]
+    for layer in layers:
+        layer.training = True  # they ask for it; what is inside them stays as it is
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = False
+        encoder.activation_checkpointing_disable()
 
 
 @contextmanager

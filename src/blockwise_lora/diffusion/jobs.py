@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 
 from blockwise_lora.adapters.attach import Attached, attach
 from blockwise_lora.adapters.spec import AdapterSpec
+from blockwise_lora.blocks.text_encoder import BASE
 from blockwise_lora.diffusion.base import BaseModel
 from blockwise_lora.diffusion.batched import BatchedAdapters
 from blockwise_lora.diffusion.caches import CachedSet
@@ -23,13 +25,15 @@ from blockwise_lora.diffusion.optimizers import Group, OptimizerError
 from blockwise_lora.diffusion.prior import class_pictures
 from blockwise_lora.imagesets import ImageSet
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Job:
     """One adapter to train.
 
     Attributes:
-        name: of the adapter in the U-Net, and in messages.
+        name: of the adapter in the model, and in messages.
         images: pictures with captions; sizes may differ.
         spec: which blocks, method and ranks.
         config: how.
@@ -59,19 +63,28 @@ def members_of(
     """
     caches: dict[Hashable, tuple[CachedSet, CachedSet | None]] = {}
     for job in jobs:
-        if _data_key(job) not in caches:
-            caches[_data_key(job)] = _cached(base, job, cache_dir)
+        if _data_key(base, job) not in caches:
+            caches[_data_key(base, job)] = _cached(base, job, cache_dir)
     for job in jobs:
         initial = generator_for(job.config.seed, "initial weights")
-        done.append(attach(base.unet, job.spec, job.name, initial))
-    adapters = BatchedAdapters(base.unet, [job.name for job in jobs])
+        done.append(attach(base.parts, job.spec, job.name, initial))
+    adapters = BatchedAdapters(base.parts, [job.name for job in jobs])
     members = []
     for job, attached in zip(jobs, done, strict=True):
-        cached, held_out = caches[_data_key(job)]
+        cached, held_out = caches[_data_key(base, job)]
         learner = Learner(job.name, _groups(adapters, job, attached), job.config)
         watcher = Watcher(base, learner, held_out, watching)
         members.append(Member(learner, cached, training_key(base, job), watcher))
     return members, adapters
+
+
+def learns_text(base: BaseModel, job: Job) -> bool:
+    """Whether the job changes what the U-Net is told of a prompt.
+
+    Raises:
+        MaskError: the mask does not fit the model.
+    """
+    return BASE in job.spec.mask.selected(base.blocks)
 
 
 def training_key(base: BaseModel, job: Job) -> str:
@@ -104,7 +117,7 @@ def _groups(adapters: BatchedAdapters, job: Job, attached: Attached) -> list[Gro
     return filled
 
 
-def _data_key(job: Job) -> Hashable:
+def _data_key(base: BaseModel, job: Job) -> Hashable:
     """Equal for jobs that can share what is cached of their pictures and captions."""
     config = job.config
     about = (config.captions, config.augment, config.loss, config.prior, config.trigger)
@@ -115,13 +128,16 @@ def _data_key(job: Job) -> Hashable:
         or config.prior.kind != "none"
         or held_out
     )
-    return job.images.sha256, about, held_out, config.seed if chance else None
+    seed = config.seed if chance else None
+    return job.images.sha256, about, held_out, seed, learns_text(base, job)
 
 
 def _cached(base: BaseModel, job: Job, folder: Path | None) -> tuple[CachedSet, CachedSet | None]:
     """What is trained on, and what is kept from it, if anything."""
     images, held_out = split_off(job.images, job.config)
-    painted = folder and folder / "class_pictures"
+    painted, encoded = folder and folder / "class_pictures", not learns_text(base, job)
+    if not encoded:
+        log.info("%s: what captions mean is learned, so each step encodes them anew.", job.name)
     with class_pictures(base, images, job.config, painted) as prior:
-        cached = CachedSet.of(base, images, job.config, folder, prior)
-    return cached, held_out and CachedSet.of(base, held_out, folder=folder)
+        cached = CachedSet.of(base, images, job.config, folder, prior, encoded=encoded)
+    return cached, held_out and CachedSet.of(base, held_out, folder=folder, encoded=encoded)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from blockwise_lora.diffusion.bare import bare
 from blockwise_lora.diffusion.base import BaseModel
 from blockwise_lora.diffusion.batched import BatchedAdapters
 from blockwise_lora.diffusion.batches import Batch, predict
@@ -18,8 +19,8 @@ from blockwise_lora.diffusion.checkpoints import Checkpoints, State
 from blockwise_lora.diffusion.efficiency import onloaded
 from blockwise_lora.diffusion.learner import Learner
 from blockwise_lora.diffusion.looks import ALONE, Watcher, Watching
-from blockwise_lora.diffusion.prior import bare
 from blockwise_lora.diffusion.progress import progress
+from blockwise_lora.diffusion.text import TokenIds
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,11 @@ class Member:
     key: str
     watcher: Watcher
     resumed_from: int = 0
+
+    @property
+    def learns_text(self) -> bool:
+        """Whether it changes what the U-Net is told of a prompt."""
+        return isinstance(self.cached.text, TokenIds)
 
     @property
     def batch_key(self) -> tuple:
@@ -147,13 +153,16 @@ class Loop:
         batch = Batch.of(self.base, member.cached, config, step * config.accumulation + turn)
         if not batch.taught:
             return batch
-        with bare(self.base.unet):
+        with bare(self.base):
             return batch.taught_by(self.base)
 
     def _pass(self, members: Sequence[Member], batches: Sequence[Batch]) -> list[Tensor]:
         """Forward and backward; batches that are one object are shared. Returns the losses."""
         distinct = list({id(batch): batch for batch in batches}.values())
-        sources = [distinct.index(batch) for batch in batches]
+        if batches[0].learns_text:  # to each adapter the same caption means something else
+            distinct, sources = list(batches), [*range(len(batches))]
+        else:
+            sources = [distinct.index(batch) for batch in batches]
         names, rows = [m.learner.name for m in members], batches[0].shape[0]
         with self.adapters.acting(names, sources, rows):
             answers = predict(self.base, distinct).split(rows)
@@ -170,7 +179,7 @@ class Loop:
         with (
             member.learner.averaged(),
             self.adapters.alone(member.learner.name),
-            onloaded(self.base, offload),
+            onloaded(self.base, offload, not any(m.learns_text for m in self.members)),
         ):
             member.watcher.look()
 

@@ -10,11 +10,12 @@ the way into its first block an adapter gets a slice of its own, a copy of its s
 
 grows from block to block, and no gradient flows below the first block of an adapter: streams are
 copied without history. Skip connections, the time embedding and the text grow where they are used.
+Adapters that change the text share nothing: it is read from the first block with attention on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,20 +27,26 @@ from blockwise_lora.blocks.structure import BlockMap
 Layout = tuple[str | None, ...]
 """The adapter of each slice of a batch; None: a stream of the base."""
 
+TEXT = -1
+"""Place in forward order of the text encoders."""
+
 
 class SharedPrefix:
     """Grows the batch on its way through the blocks.
 
     Args:
         unet: a U-Net of the diffusers kind.
-        layers: the module names of each adapter's layers.
+        layers: the module names of each adapter's layers; those that are not the U-Net's come
+            before it.
     """
 
     def __init__(self, unet: nn.Module, layers: Mapping[str, Sequence[str]]) -> None:
         self._unet = unet
         blocks = [b for b in BlockMap.of(unet).sub_blocks if b.layers and b.prefixes]
         place = {layer.name: i for i, block in enumerate(blocks) for layer in block.layers}
-        self._first = {name: min(place[key] for key in keys) for name, keys in layers.items()}
+        self._first = {
+            name: min(place.get(key, TEXT) for key in keys) for name, keys in layers.items()
+        }
         self._entries = {
             module: i for i, block in enumerate(blocks) for module in _called(unet, block.prefixes)
         }
@@ -56,6 +63,11 @@ class SharedPrefix:
     def layout(self, batch: int) -> Layout:
         """What the slices of a batch of this many rows are, inside `sharing`."""
         return self._layouts[batch // self._rows]
+
+    @property
+    def layouts(self) -> Collection[Layout]:
+        """What all batches on the way through the blocks hold, inside `sharing`."""
+        return self._layouts.values()
 
     @contextmanager
     def sharing(self, members: Sequence[str], sources: Sequence[int], rows: int) -> Iterator[None]:

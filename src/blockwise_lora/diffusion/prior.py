@@ -1,4 +1,4 @@
-"""The base model itself, and pictures that it paints of the class that a concept belongs to.
+"""Pictures that the base model paints of the class that a concept belongs to.
 
 Ruiz et al., DreamBooth: Fine Tuning Text-to-Image Diffusion Models for Subject-Driven Generation
 (2022), section 3.2.
@@ -13,10 +13,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import nn
-
 from blockwise_lora.atomic import replace_folder
+from blockwise_lora.diffusion.bare import bare
 from blockwise_lora.diffusion.base import BaseModel
 from blockwise_lora.diffusion.caches import ResolutionError
 from blockwise_lora.diffusion.captions import without_trigger
@@ -26,20 +24,6 @@ from blockwise_lora.diffusion.sampling import SamplingConfig, sample
 from blockwise_lora.imagesets import ImageSet, ImageSetError, read_imagefolder
 
 log = logging.getLogger(__name__)
-
-
-@contextmanager
-def bare(unet: nn.Module) -> Iterator[None]:
-    """In here no adapter acts; what is trainable stays so."""
-    layers = [layer for layer in unet.modules() if isinstance(layer, BaseTunerLayer)]
-    before = [layer._disable_adapters for layer in layers]
-    for layer in layers:
-        layer._disable_adapters = True  # PEFT's own switch would freeze the adapters, too
-    try:
-        yield
-    finally:
-        for layer, disabled in zip(layers, before, strict=True):
-            layer._disable_adapters = disabled
 
 
 @contextmanager
@@ -87,7 +71,7 @@ def _painted(base: BaseModel, images: ImageSet, config: TrainingConfig, folder: 
     except ImageSetError:
         pass  # not there yet, or damaged: painted (again)
     log.info("The base model paints %d pictures of the class, once.", len(prompts))
-    with bare(base.unet):
+    with bare(base):
         pictures = sample(base, prompts, seeds, sampling, title="class pictures")
     with replace_folder(place) as new:
         _write(new, prompts, pictures)

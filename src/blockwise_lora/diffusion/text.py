@@ -1,4 +1,4 @@
-"""What the U-Net is told of prompts."""
+"""What the U-Net is told of prompts, and what the text encoders are told."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ class Text:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+        return self.tokens.device
+
     def __getitem__(self, rows: Tensor | slice | Sequence[int]) -> Text:
         return Text(self.tokens[rows], None if self.pooled is None else self.pooled[rows])
 
@@ -39,3 +44,38 @@ class Text:
             return parts[0]
         pooled = None if parts[0].pooled is None else torch.cat([p.pooled for p in parts])
         return Text(torch.cat([p.tokens for p in parts]), pooled)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenIds:
+    """Prompts before the text encoders see them, for trainings that change these.
+
+    Attributes:
+        ids: for each text encoder, (n, tokens) int64.
+    """
+
+    ids: tuple[Tensor, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids[0])
+
+    def __getitem__(self, rows: Tensor | slice | Sequence[int]) -> TokenIds:
+        return TokenIds(tuple(some[rows] for some in self.ids))
+
+    @property
+    def device(self) -> torch.device:
+        """Where they lie."""
+        return self.ids[0].device
+
+    @staticmethod
+    def cat(parts: Sequence[TokenIds]) -> TokenIds:
+        """Several, one below the other."""
+        return TokenIds(tuple(map(torch.cat, zip(*(part.ids for part in parts), strict=True))))
+
+
+Prompts = Text | TokenIds
+
+
+def cat(parts: Sequence[Prompts]) -> Prompts:
+    """Several of one kind, one below the other."""
+    return type(parts[0]).cat(parts)

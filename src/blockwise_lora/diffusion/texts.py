@@ -1,6 +1,6 @@
-"""Embeddings of all captions of a training, computed once.
+"""Embeddings of all captions of a training, computed once; token ids where embeddings change.
 
-Each is kept on disk in a file of its own, named by everything that it depends on (model,
+Each embedding is kept on disk in a file of its own, named by everything that it depends on (model,
 precision, the words), so that every run on every data set can use it.
 """
 
@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from blockwise_lora.atomic import WriteError, write_bytes
+from blockwise_lora.diffusion.bare import bare
 from blockwise_lora.diffusion.base import BaseModel
-from blockwise_lora.diffusion.text import Text
+from blockwise_lora.diffusion.text import Prompts, Text
 
 log = logging.getLogger(__name__)
 
@@ -28,14 +29,14 @@ _ENCODED_AT_ONCE = 64  # prompts
 
 @dataclass(frozen=True, eq=False)
 class TextTable:
-    """Embeddings of distinct prompts.
+    """Distinct prompts, encoded or as token ids.
 
     Attributes:
         text: one row for each prompt, on the model's device.
         row: prompt to row.
     """
 
-    text: Text
+    text: Prompts
     row: Mapping[str, int]
 
     @classmethod
@@ -43,7 +44,7 @@ class TextTable:
         """Encode prompts, each once.
 
         Args:
-            base: whose text encoders encode.
+            base: whose text encoders encode, without their adapters.
             prompts: any; equal ones share a row.
             folder: where embeddings are kept from one run to the next; None: nowhere.
         """
@@ -56,17 +57,24 @@ class TextTable:
         missing = [prompt for prompt in distinct if prompt not in found]
         for start in range(0, len(missing), _ENCODED_AT_ONCE):
             some = missing[start : start + _ENCODED_AT_ONCE]
-            text = base.encode_prompts(some)
+            with bare(base):  # another training's adapter would stay in the cache for ever
+                text = base.encode_prompts(some)
             found |= {prompt: text[[i]] for i, prompt in enumerate(some)}
         if folder is not None:
             _keep({_file(base, prompt, folder): found[prompt] for prompt in missing})
         table = Text.cat([found[prompt] for prompt in distinct])
         return cls(table, {prompt: i for i, prompt in enumerate(distinct)})
 
+    @classmethod
+    def of_ids(cls, base: BaseModel, prompts: Iterable[str]) -> TextTable:
+        """The prompts' token ids, for a training that changes what the encoders make of them."""
+        distinct = sorted(set(prompts))
+        return cls(base.tokenized(distinct), {prompt: i for i, prompt in enumerate(distinct)})
+
     def rows(self, prompts: Iterable[Iterable[str]]) -> Tensor:
         """Rows of a table of prompts, int64, on the model's device."""
         rows = [[self.row[prompt] for prompt in some] for some in prompts]
-        return torch.tensor(rows, device=self.text.tokens.device)
+        return torch.tensor(rows, device=self.text.device)
 
 
 def _file(base: BaseModel, prompt: str, folder: Path) -> Path:

@@ -24,7 +24,7 @@ class TrainedAdapter:
     """What training hands to storage.
 
     Attributes:
-        base: whose U-Net holds the adapter.
+        base: which holds the adapter.
         trained: the training's outcome.
         config: how it was trained.
         words: more for the file's metadata, e.g. trigger and class word.
@@ -72,7 +72,7 @@ class TrainedAdapter:
         """
         attached = self.trained.attached
         save_adapter(
-            folder, self.base.unet, attached.name, spec=attached.spec, metadata=self.metadata()
+            folder, self.base.parts, attached.name, spec=attached.spec, metadata=self.metadata()
         )
         for look in self.trained.looks:
             for number, picture in enumerate(look.pictures):

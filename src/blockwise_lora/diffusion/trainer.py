@@ -33,7 +33,7 @@ from blockwise_lora.imagesets import ImageSet
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished training; the adapter is in the base model's U-Net.
+    """A finished training; the adapter is in the base model.
 
     Attributes:
         attached: what was attached, and under which name.
@@ -115,7 +115,7 @@ def train_many(
     trains.
 
     Args:
-        base: the model; on an error its U-Net is as before.
+        base: the model; on an error it is as before.
         jobs: what to train, under different names.
         checkpoint_dir: where states are saved to go on from; None: nowhere.
         cache_dir: where latents, embeddings and class pictures are kept for other runs; None:
@@ -140,16 +140,17 @@ def train_many(
         with _memory_explained(jobs), efficient(base, [job.config.efficiency for job in jobs]):
             members, adapters = members_of(base, jobs, cache_dir, done, watching)
             began = time.monotonic()
-            with offloaded(base, any(job.config.efficiency.offload for job in jobs)):
+            offload = any(job.config.efficiency.offload for job in jobs)
+            with offloaded(base, offload, not any(m.learns_text for m in members)):
                 Loop(base, members, adapters, checkpoint_dir, watching).run(on_step)
             seconds = time.monotonic() - began
     except BaseException:
         for attached in done:
-            detach(base.unet, attached.name)
+            detach(base.parts, attached.name)
         raise
     for member in members:
         if member.learner.failure:
-            detach(base.unet, member.learner.name)
+            detach(base.parts, member.learner.name)
     return [_outcome(*parts, seconds) for parts in zip(jobs, done, members, strict=True)]
 
 

@@ -21,7 +21,6 @@ from filelock import FileLock, Timeout
 from blockwise_lora.adapters import Adapter, AdapterSpec, Plan, detach, read_adapter
 from blockwise_lora.adapters.files import WEIGHTS_FILE
 from blockwise_lora.atomic import replace_folder, write_text
-from blockwise_lora.blocks.structure import BlockMap
 from blockwise_lora.diffusion.base import BaseModel
 from blockwise_lora.diffusion.config import TrainingConfig
 from blockwise_lora.diffusion.trained import TrainedAdapter, configuration_hash_of
@@ -163,7 +162,7 @@ class TrainHere:
                     yield entry, Failed(entry.mask, outcome.error)
                     continue
                 _store(base, lesson, entry, outcome, outcome.seconds / len(jobs))
-                detach(base.unet, outcome.attached.name)
+                detach(base.parts, outcome.attached.name)
                 yield entry, None
 
 
@@ -248,7 +247,7 @@ def _passes(
     The blocks before the first trained one run once for a whole pass, so that late masks lose
     nothing only among themselves.
     """
-    blocks = BlockMap.of(base.unet)
+    blocks = base.blocks
 
     def start(entry: Entry) -> int:
         touched = Plan.of(blocks, lesson.masked(entry.mask)).parameters

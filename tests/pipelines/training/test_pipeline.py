@@ -72,7 +72,7 @@ def test_the_log_says_what_is_left_out(parameters, images, caplog):
     with caplog.at_level(logging.INFO):
         train_adapter("character", images, **parameters)
     assert "character: lora on in3-mid" in caplog.text
-    assert "1 of 24 blocks; not trained: IN01" in caplog.text
+    assert "1 of 25 blocks; not trained: BASE, IN01" in caplog.text
     assert "conv_in, time_embedding" in caplog.text
     assert "nothing to train in IN10, IN11 (no attention there)" in caplog.text
 

@@ -8,12 +8,16 @@ class EfficiencyConfig:
     """The parameter group `training.efficiency`."""
 
     gradient_checkpointing: bool = False
-    """Compute activations twice to save most of their memory, at the price of a third of speed."""
+    """Compute activations twice to save most of their memory, at the price of a third of speed; in
+    the text encoders, too, where they learn."""
     channels_last: bool = False
     """Keep the U-Net's weights with channels innermost, which cards with tensor cores prefer."""
     tf32: bool = False
     """CUDA: let float32 matrix products round to 10 bits of mantissa, several times as fast."""
     offload: bool = False
     """CUDA: move text encoder and VAE to the host's memory once everything is encoded."""
+    compile: bool = False
+    """Let PyTorch compile the U-Net's blocks: some minutes at the start, faster steps after that.
+    Needs a C++ compiler, and on CUDA triton."""
     deterministic: bool = False
     """CUDA: only kernels that give the same bits in each run; slower."""

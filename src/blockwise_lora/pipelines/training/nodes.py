@@ -107,10 +107,9 @@ def loss_curve(
 
 def _check_masks(base: BaseModel, recipes: Mapping[str, Recipe]) -> None:
     from blockwise_lora.adapters import Plan
-    from blockwise_lora.blocks import BlockMap
     from blockwise_lora.errors import UserError
 
-    blocks = BlockMap.of(base.unet)
+    blocks = base.blocks
     for name, recipe in recipes.items():
         try:
             Plan.of(blocks, recipe.spec)
@@ -121,9 +120,8 @@ def _check_masks(base: BaseModel, recipes: Mapping[str, Recipe]) -> None:
 def _describe(base: BaseModel, name: str, recipe: Recipe) -> None:
     """Say what the mask comes to, and what it leaves out."""
     from blockwise_lora.adapters import Plan
-    from blockwise_lora.blocks import BlockMap
 
-    blocks = BlockMap.of(base.unet)
+    blocks = base.blocks
     plan = Plan.of(blocks, recipe.spec)
     skipped = [block for block in blocks.names if block not in plan.parameters]
     log.info(
