@@ -8,7 +8,7 @@ the same layout, into which the backward pass adds.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -100,16 +100,18 @@ class Stack:
         for ours, theirs in pairs:
             theirs.copy_(ours) if to_peft else ours.copy_(theirs)
 
+    def prepare(self, layout: Layout) -> None:
+        """Choose what `forward` does for a line-up of slices; there it would be compiled, too."""
+        self._choices[layout] = self._choose(layout)
+
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """The layer's answer, with each slice's own update.
 
         Args:
             x: the slices, one below the other.
-            layout: the adapter of each slice.
+            layout: the adapter of each slice, known from `prepare`.
         """
-        choice = self._choices.get(layout)
-        if choice is None:
-            choice = self._choices[layout] = self._choose(layout)
+        choice = self._choices[layout]
         down, up = self.down, self.up
         if choice.rows is not None:
             if not len(choice.rows):
@@ -153,7 +155,15 @@ class StackTable:
             columns = slice(start, start + stack.size)
             stack.place(self._values[:, columns], self._gradients[:, columns])
             self._starts[key], start = start, start + stack.size
+        self._prepared: set[Layout] = set()
         self.exchange(to_peft=False)
+
+    def prepare(self, layouts: Iterable[Layout]) -> None:
+        """Make all layers ready for these line-ups of slices."""
+        for layout in set(layouts) - self._prepared:
+            for stack in self.stacks.values():
+                stack.prepare(layout)
+            self._prepared.add(layout)
 
     def exchange(self, to_peft: bool) -> None:
         """Copy all values from PEFT's weights, or to them."""
