@@ -2,7 +2,9 @@ import dataclasses
 
 import pytest
 import torch
+from torch import nn
 from torch.nn.functional import mse_loss
+from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
 
 from blockwise_lora.adapters import (
     AdapterSpec,
@@ -23,6 +25,12 @@ from blockwise_lora.imagesets import read_imagefolder
 from tiny_base import write_tiny_pictures
 
 CONFIG = ZipLoraConfig(steps=4, batch_size=3, seed=2)
+
+
+def test_the_papers_numbers():
+    """Section 4: lambda 0.01, at most 100 steps; appendix A: learning rate 0.01, start at ones."""
+    plain = ZipLoraConfig()
+    assert (plain.steps, plain.learning_rate, plain.overlap_weight) == (100, 0.01, 0.01)
 
 
 @pytest.fixture
@@ -72,6 +80,57 @@ def test_the_first_loss_is_that_of_the_plain_sum(base, adapters, sets):
     shared = set(adapters[0].adapter.updates) & set(adapters[1].adapter.updates)
     learned = learn_columns(base, adapters, sets, dataclasses.replace(CONFIG, steps=1))
     assert learned.losses[0] == pytest.approx(expected + 0.01 * len(shared), rel=1e-5)
+
+
+class Zipped(nn.Module):
+    """Equation 2 on a full matrix: W + m_c * D_c + m_s * D_s, column by column."""
+
+    def __init__(self, changes):
+        super().__init__()
+        self.changes = changes
+        self.columns = nn.ParameterList(torch.ones(change.shape[1]) for change in changes)
+
+    def forward(self, weight):
+        pairs = zip(self.columns, self.changes, strict=True)
+        return weight + sum(m.reshape(1, -1, *(1,) * (d.dim() - 2)) * d for m, d in pairs)
+
+
+def test_the_factors_are_those_of_the_published_loss(base, adapters, sets):
+    """Equation 3, minimised anew by Adam on full matrices in the place of hooks on factors."""
+    learned = learn_columns(base, adapters, sets, CONFIG).rule.columns
+    draws, cached = TrainingConfig(batch_size=3, seed=2), [CachedSet.of(base, s) for s in sets]
+    steps = [[Batch.of(base, one, draws, step) for one in cached] for step in range(CONFIG.steps)]
+    nothing = [Weighted(one.adapter, 0.0) for one in adapters]
+    alone = [merge([adapters[0], nothing[1]], Sum()), merge([nothing[0], adapters[1]], Sum())]
+    wanted = [
+        [answer(base, a.adapter, b) for a, b in zip(alone, two, strict=True)] for two in steps
+    ]
+    zipped = {}
+    base.unet.requires_grad_(False)
+    for name in dict.fromkeys(n for a in adapters for n in a.adapter.updates):
+        having = [a for a in adapters if name in a.adapter.updates]
+        rule = Zipped([a.weight * a.adapter.updates[name].delta() for a in having])
+        rule.requires_grad_(len(having) == 2)
+        register_parametrization(base.unet.get_submodule(name), "weight", rule)
+        if len(having) == 2:
+            zipped[name] = rule.columns
+    optimizer = torch.optim.Adam([m for pair in zipped.values() for m in pair], lr=0.01)
+    try:
+        for batches, targets in zip(steps, wanted, strict=True):
+            pairs = zip(batches, targets, strict=True)
+            loss = sum((predict(base, [b]) - target).square().mean() for b, target in pairs)
+            loss = loss + 0.01 * sum(torch.dot(c, s).abs() / len(c) for c, s in zipped.values())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    finally:
+        for name in dict.fromkeys(n for a in adapters for n in a.adapter.updates):
+            remove_parametrizations(base.unet.get_submodule(name), "weight", False)
+    assert set(zipped) == set(learned[0])
+    for name, pair in zipped.items():
+        for ours, theirs in zip(learned, pair, strict=True):
+            assert (ours[name] - 1).abs().max() > 0.02
+            torch.testing.assert_close(ours[name], theirs.detach(), rtol=0, atol=1e-3)
 
 
 def test_what_two_adapters_have_in_common_is_not_done_twice(base, adapters, sets):

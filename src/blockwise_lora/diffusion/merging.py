@@ -65,6 +65,8 @@ class MergeConfig:
     """klora: the style's factor at the first step."""
     wrap: bool | None = None
     """klora: the factor modulo alpha."""
+    gamma: Literal["sums", "ratios"] | None = None
+    """klora: how the two adapters' loudness is compared."""
     pictures: tuple[Path, ...] | Mapping[str, Path | None] | None = None
     """ziplora: a folder of pictures with captions for each adapter, likewise."""
     steps: int | None = None

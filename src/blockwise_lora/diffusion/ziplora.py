@@ -1,16 +1,18 @@
 """Learning ZipLoRA's column factors from the two adapters' picture sets.
 
-Shah et al., ZipLoRA: Any Subject in Any Style by Effectively Merging LoRAs (2023), equation 5. With
-both adapters at work, each behind one factor for every input column of a layer, the U-Net should
-answer as with the content's alone on the content's pictures, and as with the style's alone on the
-style's; and the two should use different columns:
+Shah et al., ZipLoRA: Any Subject in Any Style by Effectively Merging LoRAs (arXiv 2311.13600),
+equation 3. With both adapters at work, each behind one factor for every input column of a layer,
+the U-Net should answer as with the content's alone on the content's pictures, and as with the
+style's alone on the style's; and the two should use different columns:
 
     |answer_m(x_c) - answer_c(x_c)|^2 + |answer_m(x_s) - answer_s(x_s)|^2
         + lambda * sum over layers of |m_c . m_s| / n
 
-The factors start at 1, the plain sum. The last term is divided by a layer's number of columns n,
-without which it would be hundreds of times the others at the start; nothing else of the adapters
-or of the model is trained.
+Nothing but the factors is trained; they start at 1, the plain sum (appendix A). Two things differ
+from the paper. The distances are means over all values, as losses are elsewhere here, and the last
+term is divided by a layer's number of columns n, without which it would be hundreds of times the
+others at the start. And all steps are made: the paper stops early where the last term reaches 0,
+which the divided one does not.
 """
 
 from __future__ import annotations
@@ -44,11 +46,11 @@ class ZipLoraConfig:
     """
 
     steps: int = 100
-    """Optimiser steps; the paper's number."""
+    """Optimiser steps; the most that the paper makes (section 4)."""
     learning_rate: float = 0.01
-    """Adam's, the paper's."""
+    """Adam's; the paper's (appendix A)."""
     overlap_weight: float = 0.01
-    """The paper's lambda: how much sharing columns costs."""
+    """lambda, how much sharing columns costs; the paper's (section 4)."""
     batch_size: int = 4
     """Pictures of each set a step."""
     seed: int = 0

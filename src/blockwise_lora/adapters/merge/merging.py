@@ -62,7 +62,8 @@ def merge(
         raise MergeError("nothing is left to merge: all weights are 0, or no block is taken")
     if isinstance(rule, KLora):
         shared = {module: tuple(some) for module, some in parts.items() if len(some) == 2}
-        return Stepwise(tuple(adapters), rule, MappingProxyType(advantages(shared)), metadata)
+        found = MappingProxyType(advantages(shared, rule.gamma))
+        return Stepwise(tuple(adapters), rule, found, metadata)
     merged, errors = {}, {}
     for module, some in parts.items():
         merged[module], error = _layer(rule, module, some, bake)

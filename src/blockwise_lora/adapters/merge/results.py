@@ -99,7 +99,7 @@ class Stepwise:
             steps: how many there are.
         """
         bound = self.rule.scale(step, steps)
-        return {module: int(not value > bound) for module, value in self.advantages.items()}
+        return {module: int(value < bound) for module, value in self.advantages.items()}
 
 
 Merged = MergedAdapter | BakedModel | Stepwise

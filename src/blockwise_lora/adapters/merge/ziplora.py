@@ -1,8 +1,9 @@
 """ZipLoRA: each adapter's change with one learned factor for each input column.
 
-Shah et al., ZipLoRA: Any Subject in Any Style by Effectively Merging LoRAs (2023), equation 4.
-The factors stay outside the rank, (B A) diag(m) = B (A diag(m)), so the merge is an adapter. They
-are learned by `blockwise_lora.diffusion.ziplora`; this is the rule that applies them.
+Shah et al., ZipLoRA: Any Subject in Any Style by Effectively Merging LoRAs (arXiv 2311.13600),
+equation 2: column j of each change is multiplied by element j of a vector m. The factors stay
+outside the rank, (B A) diag(m) = B (A diag(m)), so the merge is an adapter. They are learned by
+`blockwise_lora.diffusion.ziplora`; this is the rule that applies them.
 """
 
 from collections.abc import Mapping, Sequence
