@@ -46,7 +46,7 @@ def deltas(path):
 def test_the_sum_is_the_sum(two, tmp_path):
     result = run(*two, "--weights", "1,0.5", "--out", tmp_path / "merged")
     assert result.exit_code == 0, result.output
-    assert "sum of 2: an adapter, ranks 2 to 5" in result.output
+    assert "sum of adapter0, adapter1: an adapter, ranks 2 to 5" in result.output
     assert "exact: nothing had to be cut" in result.output
     merged, one, other = (deltas(path) for path in (tmp_path / "merged", *two))
     assert set(merged) == set(one) | set(other)
@@ -60,12 +60,29 @@ def test_the_sum_is_the_sum(two, tmp_path):
     ]
 
 
+def test_names_are_recorded_and_lead_options(two, tmp_path, tiny_base_folder):
+    out, base = tmp_path / "merged", ("--base", tiny_base_folder / "unet" / "config.json")
+    named = ("--names", "cat,comic", "--weights", "comic=0.5")
+    masks = ("--rule", "pick", "--blocks", "comic=mid-out1,cat=in0-in2")
+    result = run(*two, *named, *masks, *base, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "pick of cat, comic: an adapter" in result.output
+    record = json.loads(formats.read(out).metadata["blockwise_lora.merge"])
+    assert [parent["name"] for parent in record["adapters"]] == ["cat", "comic"]
+    assert record["parameters"]["blocks"] == ["in0-in2", "mid-out1"]
+    merged, (one, other) = deltas(out), (deltas(path) for path in two)
+    for module, delta in merged.items():
+        down = module.startswith("down_blocks")
+        expected = one[module] if down else 0.5 * other[module]
+        assert torch.allclose(delta, expected, rtol=1e-5, atol=1e-7)
+
+
 def test_svd_tells_what_it_cost_and_equal_merges_are_equal_files(two, tmp_path):
     outs = [tmp_path / name for name in ("one", "two")]
     for out in outs:
         result = run(*two, "--rule", "svd", "--rank", 2, "--out", out)
         assert result.exit_code == 0, result.output
-        assert "svd of 2: an adapter, rank 2" in result.output
+        assert "svd of adapter0, adapter1: an adapter, rank 2" in result.output
         assert "relative error 0." in result.output
     assert formats.read(outs[0]).sha256 == formats.read(outs[1]).sha256
 
@@ -117,9 +134,9 @@ def test_ties_without_a_rank_is_baked(two, tmp_path, tiny_base_folder):
     words = ("--rule", "ties", "--density", 0.3)
     assert "name one, or a rank" in run(*two, *words, "--out", tmp_path / "a").output
     done = run(*two, *words, "--base", tiny_base_folder, "--out", tmp_path / "a")
-    assert "ties of 2: a baked base model" in done.output, done.output
+    assert "ties of adapter0, adapter1: a baked base model" in done.output, done.output
     done = run(*two, *words, "--rank", 2, "--out", tmp_path / "b")
-    assert "ties of 2: an adapter, rank" in done.output, done.output
+    assert "ties of adapter0, adapter1: an adapter, rank" in done.output, done.output
 
 
 def test_ziplora_learns(two, tmp_path, tiny_base_folder):
@@ -129,7 +146,7 @@ def test_ziplora_learns(two, tmp_path, tiny_base_folder):
     assert "needs `pictures`" in run(*two, *words).output
     result = run(*two, *words, *pictures, "--base", tiny_base_folder)
     assert result.exit_code == 0, result.output
-    assert "ziplora of 2: an adapter" in result.output
+    assert "ziplora of adapter0, adapter1: an adapter" in result.output
 
 
 def test_nothing_is_overwritten(two, tmp_path):
@@ -146,6 +163,8 @@ def test_nothing_is_overwritten(two, tmp_path):
     ("words", "message"),
     [
         (("--weights", "1"), "1 for 2 adapters"),
+        (("--names", "one"), "1 for 2 adapters"),
+        (("--weights", "cat=1"), "no adapter is named 'cat', only adapter0, adapter1"),
         (("--weights", "1,x"), "expected numbers with commas"),
         (("--rule", "svd"), "svd.rank: missing"),
         (("--rank", 3), "sum.rank: unknown parameter"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from blockwise_lora.commands.naming import for_each, names_of
 from blockwise_lora.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,14 +22,15 @@ RULES = ("sum", "svd", "linear", "magnitude_prune", "ties", "dare", "pick", "zip
 @click.argument("adapters", nargs=-1, required=True)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="What is written; new.")
 @click.option("--rule", type=click.Choice(RULES), default="sum", show_default=True)
-@click.option("--weights", help="One for each adapter, such as 1,0.8 [default: 1].")
+@click.option("--names", help="Of the adapters, with commas [default: their files' or folders'].")
+@click.option("--weights", help="1,0.8: one for each; or NAME=0.8 of some [default: 1].")
 @click.option("--rank", type=int, help="svd, magnitude_prune, ties, dare: rank of the result.")
 @click.option("--density", type=float, help="magnitude_prune, ties, dare: share of values kept.")
 @click.option("--election", help="ties, dare: total or frequency.")
 @click.option("--everywhere", is_flag=True, default=None, help="They prune lone layers, too.")
 @click.option("--seed", type=int, help="dare, ziplora: of what is drawn.")
-@click.option("--blocks", help="pick: a mask for each adapter, such as in0-out1,out2-out3.")
-@click.option("--pictures", multiple=True, help="ziplora: each adapter's picture folder, in order.")
+@click.option("--blocks", help="pick: a mask for each: in0-out1,out2-out3; or NAME=MASK,...")
+@click.option("--pictures", multiple=True, help="ziplora: a folder for each, or NAME=FOLDER.")
 @click.option("--steps", type=int, help="ziplora: optimiser steps.")
 @click.option("--base", help="The model: folder, single file or hub id.")
 @click.option("--bake", is_flag=True, help="Put the merge into the base; OUT is a model's folder.")
@@ -38,6 +40,7 @@ def merge(
     adapters: tuple[str, ...],
     out: Path,
     rule: str,
+    names: str | None,
     weights: str | None,
     base: str | None,
     bake: bool,
@@ -47,11 +50,15 @@ def merge(
 ) -> None:
     """Merge ADAPTERS of any format, mask, rank and method into one.
 
+    What is given for each adapter is in their order, or NAME=VALUE in any; the record in the
+    result has the names.
+
     The base is needed where the rule speaks of blocks (pick), learns (ziplora) or bakes, and for
     methods whose change depends on the base's weights (DoRA, OFT).
     """
     _check(out, rule)
-    numbers = _weights(weights, len(adapters))
+    called = names_of(adapters, names)
+    numbers = _weights(weights, called)
 
     # What takes seconds to import comes after what can be told at once.
     from blockwise_lora.adapters import formats
@@ -59,9 +66,9 @@ def merge(
     from blockwise_lora.adapters.merge import merge as merge_adapters
     from blockwise_lora.diffusion.merging import learned_rule
 
-    config = _config(rule, parameters)
-    pairs = zip(adapters, numbers, strict=True)
-    weighted = [Weighted(formats.read(path), number) for path, number in pairs]
+    config = _config(rule, parameters, called)
+    given = zip(adapters, numbers, called, strict=True)
+    weighted = [Weighted(formats.read(path), number, name) for path, number, name in given]
     model, structure = _base(base, config, weighted, bake, device)
     made = learned_rule(config, weighted, model)
     merged = merge_adapters(weighted, made, base=structure, bake=bake)
@@ -69,16 +76,19 @@ def merge(
         path = _save_model(merged, model, out)
     else:
         path = formats.write(merged.adapter, out, to)
-    click.echo("\n".join([*_account(merged, made, len(adapters)), f"written: {path}"]))
+    click.echo("\n".join([*_account(merged, made, called), f"written: {path}"]))
 
 
-def _config(rule: str, parameters: dict[str, Any]) -> Any:
+def _config(rule: str, parameters: dict[str, Any], names: Sequence[str]) -> Any:
     from blockwise_lora.diffusion.merging import MergeConfig
     from blockwise_lora.parameters import typed
 
     given = {name: value for name, value in parameters.items() if value not in (None, ())}
     if "blocks" in given:
-        given["blocks"] = [mask.strip() for mask in given["blocks"].split(",")]
+        masks = [mask.strip() for mask in given["blocks"].split(",")]
+        given["blocks"] = for_each(masks, names, "--blocks")
+    if "pictures" in given:
+        given["pictures"] = for_each(given["pictures"], names, "--pictures")
     return typed(MergeConfig, {"rule": rule} | given, "merge")
 
 
@@ -97,16 +107,14 @@ def _check(out: Path, rule: str) -> None:
         raise UserError(f"{out} exists: name another place, or move it away")
 
 
-def _weights(text: str | None, count: int) -> list[float]:
+def _weights(text: str | None, names: Sequence[str]) -> list[float]:
     if text is None:
-        return [1.0] * count
+        return [1.0] * len(names)
+    values = for_each(text.split(","), names, f"--weights {text}", default="1")
     try:
-        numbers = [float(part) for part in text.split(",")]
+        return [float(value) for value in values]
     except ValueError:
         raise UserError(f"--weights {text}: expected numbers with commas, such as 1,0.8") from None
-    if len(numbers) != count:
-        raise UserError(f"--weights {text}: {len(numbers)} for {count} adapters")
-    return numbers
 
 
 def _base(
@@ -137,14 +145,14 @@ def _save_model(merged: BakedModel, model: BaseModel, out: Path) -> Path:
     return save_base(model, out, merged.metadata[MERGE])
 
 
-def _account(merged: MergedAdapter | BakedModel, rule: Rule, count: int) -> list[str]:
+def _account(merged: MergedAdapter | BakedModel, rule: Rule, names: Sequence[str]) -> list[str]:
     """What came out, and how near it is to what was asked for."""
     from blockwise_lora.adapters.merge import BakedModel
 
     baked = isinstance(merged, BakedModel)
     layers = merged.weights if baked else merged.adapter.updates
     kind = "a baked base model" if baked else f"an adapter, {_ranks(layers.values())}"
-    lines = [f"{rule.name} of {count}: {kind}, {len(layers)} layers changed"]
+    lines = [f"{rule.name} of {', '.join(names)}: {kind}, {len(layers)} layers changed"]
     if not merged.errors:
         return [*lines, "exact: nothing had to be cut to a rank"]
     worst = max(merged.errors, key=merged.errors.get)

@@ -150,19 +150,19 @@ def merge_adapters(adapters: Sequence[Weighted], config: MergeConfig, model: Bas
     return merge(adapters, rule, base=Base.of(model.unet, *model.text_encoders))
 
 
-def at_strength(model: BaseModel, adapter: Adapter, strength: Strength) -> Weighted:
-    """An adapter with the weights that stand for a strength, see `set_strengths`.
+def at_strength(model: BaseModel, adapter: Adapter, strength: Strength, name: str = "") -> Weighted:
+    """An adapter with the weights that stand for a strength, see `set_strengths`, and a name.
 
     Raises:
         MaskError: a block that the model lacks.
     """
     if not isinstance(strength, Mapping):
-        return Weighted(adapter, strength)
+        return Weighted(adapter, strength, name)
     blocks = BlockMap.of(model.unet, *model.text_encoders)
     weights: dict[str, float] = {}
     for term, weight in strength.items():
         weights |= dict.fromkeys(Mask.parse(term).selected(blocks), weight)
-    return Weighted(adapter, weights)
+    return Weighted(adapter, weights, name)
 
 
 @contextmanager

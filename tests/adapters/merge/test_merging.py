@@ -159,7 +159,7 @@ def test_different_ranks_everywhere(make_adapter):
 def test_merging_is_deterministic_and_tells_where_it_comes_from(make_adapter):
     def run(rank=3):
         made = [
-            Weighted(make_adapter({"linear": change(4)}, sha256="a" * 64)),
+            Weighted(make_adapter({"linear": change(4)}, sha256="a" * 64), name="cat"),
             Weighted(make_adapter({"linear": change(4, seed=1)}, sha256="b" * 64), 0.8),
         ]
         return merge(made, Svd(rank)).adapter
@@ -172,8 +172,8 @@ def test_merging_is_deterministic_and_tells_where_it_comes_from(make_adapter):
         "rule": "svd",
         "parameters": {"rank": 3},
         "adapters": [
-            {"sha256": "a" * 64, "mask": None, "weight": 1.0},
-            {"sha256": "b" * 64, "mask": None, "weight": 0.8},
+            {"name": "cat", "sha256": "a" * 64, "mask": None, "weight": 1.0},
+            {"name": "", "sha256": "b" * 64, "mask": None, "weight": 0.8},
         ],
     }
 

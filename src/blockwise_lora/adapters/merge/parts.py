@@ -21,10 +21,12 @@ class Weighted:
         adapter: any adapter.
         weight: factor of its change of every weight; or by sub-block, where a sub-block that is
             not named counts 1. A layer at 0 is as if the adapter did not touch it.
+        name: what the merge's record calls it; "" where it has none.
     """
 
     adapter: Adapter
     weight: float | Mapping[str, float] = 1.0
+    name: str = ""
 
     def __post_init__(self) -> None:
         weights = self.weight.values() if isinstance(self.weight, Mapping) else (self.weight,)
@@ -103,9 +105,8 @@ class Part:
                 f"adapter {self.index + 1} is {type(self.update).__name__}, whose change depends "
                 "on the base's weights: name the base model, too"
             )
-        weight = (
-            None if self.base is None else self.base.float().cpu()
-        )  # where adapters are read to
+        # Adapters are read to the CPU.
+        weight = None if self.base is None else self.base.float().cpu()
         return in_float32(self.update).delta(weight)
 
     def weighted(self) -> Update | Tensor:

@@ -16,13 +16,14 @@ MERGE = "blockwise_lora.merge"
 
 
 def provenance(adapters: Sequence[Weighted], rule: object) -> dict[str, str]:
-    """The metadata: rule and parameters, adapters with hash, mask and weight; the base's family.
+    """The metadata: rule and parameters; adapters with name, hash, mask and weight; base's family.
 
     It has no times and no paths, so that equal merges make equal files.
     """
     parameters = {f.name: _plain(getattr(rule, f.name)) for f in dataclasses.fields(rule)}
     parents = [
         {
+            "name": weighted.name,
             "sha256": weighted.adapter.sha256,
             "mask": None if weighted.adapter.spec is None else weighted.adapter.spec.blocks,
             "weight": _plain(weighted.weight),

@@ -77,7 +77,7 @@ def sample_prompts(
         load_adapter(Parts(base.unet, base.text_encoders), adapter, name)
     merged = None
     if "both" in conditions and config.merge.rule != "active":
-        pair = [at_strength(base, a, getattr(config.strengths, n)) for n, a in adapters.items()]
+        pair = [at_strength(base, a, getattr(config.strengths, n), n) for n, a in adapters.items()]
         merged = merge_adapters(pair, config.merge, base)
     return sample_conditions(
         base,
