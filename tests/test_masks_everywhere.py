@@ -69,7 +69,7 @@ def test_a_list_in_yaml_and_not_on_the_command_line(project):
         *("blockwise-lora", "run", "--pipelines", "training", "--params"),
         "variant=own,training.steps=2,style.rank=2,style.blocks=NOT in0-out2",
     )
-    assert mask(project, "own", "character") == "IN01-IN02+IN04"
+    assert mask(project, "own", "character") == "sd+IN01-IN02+IN04"
     assert mask(project, "own", "style") == "all+in0-out2:0"
 
 
@@ -113,5 +113,5 @@ def test_a_dvc_experiment(project):
     assert json.loads((project / "masks.json").read_text()) == [
         "in2-mid+out1:16",
         "all+IN09-OUT02:0",
-        "IN01-IN02+IN04+base",
+        "sd+IN01-IN02+IN04+base",
     ]

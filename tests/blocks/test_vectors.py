@@ -81,21 +81,49 @@ def test_the_flux_family_is_the_models():
 @pytest.mark.parametrize(
     ("numbers", "sentence"),
     [
-        (",".join("1" * 26), "all+base"),
-        (",".join("1" * 25), "all"),
-        (",".join("1" * 23), "all"),
-        (",".join("1" * 61), "all+base"),
-        ("0" + ",1" * 19, "all"),
-        ("0,0,0,0,0,0,1,0,0,0,0,0", "OUT00"),
-        ("1,1,1,1,0,0,0,0,0,0,0,0,0,0,0,0,0", "IN01-IN02+IN04+base"),
-        ("0 0 0 0 0 0 0 0 1 1 1 1 1 1 0 0 0", "out1-out2"),
-        ("[0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]", "mid"),
-        ("0.0;0;0;0;0;0;0;0;0;0;0;0;0;0;0;0;1.0", "OUT11"),
+        (",".join("1" * 26), "sd+all+base"),
+        (",".join("1" * 25), "sd+all"),
+        (",".join("1" * 23), "sdxl+all"),
+        (",".join("1" * 61), "flux+all+base"),
+        ("0" + ",1" * 19, "sdxl+all"),
+        ("0,0,0,0,0,0,1,0,0,0,0,0", "sdxl+OUT00"),
+        ("1,1,1,1,0,0,0,0,0,0,0,0,0,0,0,0,0", "sd+IN01-IN02+IN04+base"),
+        ("0 0 0 0 0 0 0 0 1 1 1 1 1 1 0 0 0", "sd+out1-out2"),
+        ("[0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]", "sd+mid"),
+        ("0.0;0;0;0;0;0;0;0;0;0;0;0;0;0;0;0;1.0", "sd+OUT11"),
     ],
 )
 def test_a_list_is_a_spelling_of_a_mask(numbers, sentence):
     assert str(Mask.parse(numbers)) == sentence
     assert Mask.parse(numbers) == Mask.parse(sentence)
+
+
+def test_a_list_for_one_kind_of_model_is_refused_by_another(tiny_unet):
+    """IN04 and OUT00 are in both, and other layers in each: nothing else would notice."""
+    sd, xl = BlockMap.of(tiny_unet), LAYOUTS[23].family
+    for length, right, wrong in ((25, sd, xl), (23, xl, sd)):
+        mask = Mask.parse(str(Vector.of({"IN04": 1, "OUT00": 1}, length)))
+        assert mask.selected(right) == ("IN04", "OUT00")
+        assert Mask.parse(str(mask)) == mask
+        with pytest.raises(MaskError, match="the same names mean other layers"):
+            mask.ranks(wrong, 8)
+
+
+def test_any_mask_may_be_held_to_a_kind_of_model(tiny_unet):
+    blocks = BlockMap.of(tiny_unet)
+    assert Mask.parse("SD+mid:4").ranks(blocks, 8) == Mask.parse("mid:4").ranks(blocks, 8)
+    with pytest.raises(MaskError, match="for sdxl, with sub-blocks IN01 to OUT08, and this model"):
+        Mask.parse("mid+sdxl").ranks(blocks, 8)
+    with pytest.raises(MaskError, match="trains nothing"):
+        Mask.parse("sd").ranks(blocks, 8)
+    for text, message in (
+        ("sdxl:4", "a kind of model, no block: it stands alone"),
+        ("sd-mid", "a kind of model, no block"),
+        ("in0-sd", "'sd' cannot end a range"),
+        ("NOT sd", "a kind of model, which nothing skips"),
+    ):
+        with pytest.raises(MaskError, match=message):
+            Mask.parse(text)
 
 
 @pytest.mark.parametrize("length", LAYOUTS)

@@ -23,7 +23,7 @@ def vector(*arguments: str, code: int = 0):
 
 def test_a_list_becomes_a_sentence():
     result = vector(INS)
-    assert result.stdout == "IN01-IN02+IN04+base\n"
+    assert result.stdout == "sd+IN01-IN02+IN04+base\n"
     assert "17 numbers: SD 1.x and 2.x" in result.stderr
 
 
@@ -73,7 +73,7 @@ def test_a_negative_strength_in_front_is_no_option():
 
 def test_kohyas_ranks_become_a_sentence_with_ranks():
     numbers = "0,0,0,0,16,16,16,8,8,8,8,8" + ",0" * 12 + ",4"
-    assert "as ranks:      in1:16+in2-in3:8+OUT11:4\n" in vector(numbers).stdout
+    assert "as ranks:      sd+in1:16+in2-in3:8+OUT11:4\n" in vector(numbers).stdout
 
 
 @pytest.mark.parametrize(

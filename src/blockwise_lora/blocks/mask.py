@@ -14,11 +14,16 @@ passes unquoted through shells, YAML, `kedro run --params` and `dvc exp run -S`)
     name  = coarse block (one digit: in0, mid, out3; base, double, single)
           | sub-block (two digits: IN04, OUT11, D03) | group (in, out, all)
           | preset (see presets.py)
+          | sd, sdxl, flux: no block, but refuses other models (see below)
 
 Two more spellings are understood where quotes protect them, and print as the above:
 
     NOT IN09-OUT02          all+IN09-OUT02:0
     1,0,0,...               a list by position, see vectors.py
+
+A sub-block of one name is another part of another model: IN04 is at SD 1.x's second resolution
+and at SDXL's, but has one transformer block there and two here. A list is made for one kind of
+model, and its sentence begins with that kind, so that no other model misreads it.
 """
 
 import re
@@ -27,8 +32,8 @@ from dataclasses import dataclass
 
 from blockwise_lora.blocks.presets import PRESETS
 from blockwise_lora.blocks.structure import BlockMap
-from blockwise_lora.blocks.terms import MaskError, Term
-from blockwise_lora.blocks.vectors import Vector, is_vector
+from blockwise_lora.blocks.terms import MODELS, MaskError, Term
+from blockwise_lora.blocks.vectors import FAMILIES, Vector, is_vector
 
 __all__ = ["Mask", "MaskError", "Term"]
 
@@ -49,7 +54,8 @@ class Mask:
         text = _text(text)
         if is_vector(text):
             vector = Vector.parse(text)
-            return cls.of(vector.ranks, vector.layout.family, default_rank=1)
+            named = cls.of(vector.ranks, vector.layout.family, default_rank=1)
+            return cls((Term(vector.layout.kind), *named.terms))
         if negated := _NOT.match(text):
             parts = _parts(text, negated.end(), r"[+\s]+")
             return cls((Term("all"), *(_skipped(text, term) for term in parts)))
@@ -155,6 +161,8 @@ def _parts(text: str, start: int, joint: str) -> list[Term]:
 def _skipped(text: str, term: Term) -> Term:
     if term.rank is not None:
         raise MaskError(f"mask {text!r}: what NOT skips has no rank; write {term.first} alone")
+    if term.first in MODELS:
+        raise MaskError(f"mask {text!r}: {term.first} is a kind of model, which nothing skips")
     return Term(term.first, term.last, 0)
 
 
@@ -171,6 +179,9 @@ def _selected(term: Term, blocks: BlockMap) -> tuple[str, ...]:
 
 def _named(name: str, blocks: BlockMap) -> tuple[str, ...]:
     """The sub-blocks behind one canonical name, in the model's order."""
+    if name in MODELS:
+        _check_kind(name, blocks)
+        return ()
     if name == "all":
         return blocks.denoiser_names
     if name in ("in", "out") and blocks.depth:
@@ -193,6 +204,15 @@ def _preset(name: str, blocks: BlockMap) -> tuple[str, ...]:
             f"preset {name!r} is for U-Nets of {depths} in-blocks, {here}: name the blocks instead"
         )
     return Mask.parse(masks[blocks.depth]).selected(blocks)
+
+
+def _check_kind(kind: str, blocks: BlockMap) -> None:
+    meant, here = FAMILIES[kind].denoiser_names, blocks.denoiser_names
+    if meant != here:
+        raise MaskError(
+            f"it is for {kind}, with sub-blocks {meant[0]} to {meant[-1]}, and this model has "
+            f"{here[0]} to {here[-1]}, where the same names mean other layers: choose blocks anew"
+        )
 
 
 def _absent(name: str, blocks: BlockMap) -> str:

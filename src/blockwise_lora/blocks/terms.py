@@ -8,6 +8,8 @@ from blockwise_lora.blocks.presets import PRESETS
 from blockwise_lora.errors import UserError
 
 GROUPS = ("all", "in", "out")
+MODELS = ("sd", "sdxl", "flux")
+"""Terms that name no block, but hold a mask to the models whose block names are meant."""
 
 
 class MaskError(UserError, ValueError):
@@ -46,6 +48,8 @@ class Term:
             raise MaskError(_malformed(text))
         first, last, rank = match.groups()
         term = cls(canonical(first), last and canonical(last), rank and int(rank))
+        if term.first in MODELS and (last or rank):
+            raise MaskError(f"{term.first!r} is a kind of model, no block: it stands alone")
         if last:
             _check_range(text, term.first, term.last)
         return term
@@ -74,7 +78,7 @@ def canonical(name: str) -> str:
         raise MaskError("IN00 is conv_in, which no mask trains; the first block is IN01")
     if _FINE.fullmatch(small):
         return small.upper()
-    if _COARSE.fullmatch(small) or small in GROUPS or small in PRESETS:
+    if _COARSE.fullmatch(small) or small in (*GROUPS, *MODELS, *PRESETS):
         return small
     if small == "not":
         raise MaskError("NOT begins a mask, or it does not stand at all; skip a block with :0")
@@ -95,7 +99,7 @@ def canonical(name: str) -> str:
 
 def _check_range(text: str, first: str, last: str) -> None:
     for name in (first, last):
-        if name in GROUPS or name in PRESETS or name == "base":
+        if name in (*GROUPS, *MODELS, *PRESETS, "base"):
             raise MaskError(f"{name!r} cannot end a range: ranges run between blocks (in0-mid)")
     order = next((order for order in _ORDER if _side(first) in order), {})
     if _side(last) not in order:

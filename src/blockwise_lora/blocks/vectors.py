@@ -22,7 +22,7 @@ from types import MappingProxyType
 
 from blockwise_lora.blocks.layers import SubBlock
 from blockwise_lora.blocks.structure import BlockMap
-from blockwise_lora.blocks.terms import MaskError
+from blockwise_lora.blocks.terms import MODELS, MaskError
 
 
 def _run(side: str, first: int, last: int) -> tuple[str, ...]:
@@ -35,13 +35,18 @@ class Layout:
 
     Attributes:
         model: for which it is meant, in words.
-        family: the blocks of such a model, without their layers.
+        kind: of these models, as a mask names it.
         names: sub-block by position; "" where no adapter reaches.
     """
 
     model: str
-    family: BlockMap
+    kind: str
     names: tuple[str, ...]
+
+    @property
+    def family(self) -> BlockMap:
+        """The blocks of such a model, without their layers."""
+        return FAMILIES[self.kind]
 
 
 def _family(pairs: list[tuple[str, str]]) -> BlockMap:
@@ -56,32 +61,31 @@ def _unet(levels: int) -> BlockMap:
     return _family([("BASE", "base"), *ins, ("MID", "mid"), *outs])
 
 
-_SD, _XL = _unet(4), _unet(3)
 _FLUX = _family(
     [("BASE", "base")]
     + [(name, "double") for name in _run("D", 0, 18)]
     + [(name, "single") for name in _run("S", 0, 37)]
 )
-_SD_ATTENTION = (
-    *_run("IN", 1, 2),
-    *_run("IN", 4, 5),
-    *_run("IN", 7, 8),
-    "MID",
-    *_run("OUT", 3, 11),
+FAMILIES: Mapping[str, BlockMap] = MappingProxyType(
+    dict(zip(MODELS, (_unet(4), _unet(3), _FLUX), strict=True))
 )
-_XL_ATTENTION = (*_run("IN", 4, 5), *_run("IN", 7, 8), "MID", *_run("OUT", 0, 5))
+"""Kind of model to its blocks, without their layers."""
+
+_DEEP_IN = (*_run("IN", 4, 5), *_run("IN", 7, 8))
+_SD_ATTENTION = (*_run("IN", 1, 2), *_DEEP_IN, "MID", *_run("OUT", 3, 11))
+_XL_ATTENTION = (*_DEEP_IN, "MID", *_run("OUT", 0, 5))
 _SD_ALL = ("", *_run("IN", 1, 11), "MID", *_run("OUT", 0, 11))
 _XL_IN, _XL_OUT = ("", *_run("IN", 1, 8)), _run("OUT", 0, 8)
 
 LAYOUTS: Mapping[int, Layout] = MappingProxyType(
     {
-        12: Layout("SDXL, blocks with attention", _XL, ("BASE", *_XL_ATTENTION)),
-        17: Layout("SD 1.x and 2.x, blocks with attention", _SD, ("BASE", *_SD_ATTENTION)),
-        20: Layout("SDXL", _XL, ("BASE", *_XL_IN, "MID", *_XL_OUT)),
-        23: Layout("SDXL, kohya's", _XL, ("", *_XL_IN, *("MID",) * 3, *_XL_OUT, "")),
-        25: Layout("SD 1.x and 2.x, kohya's", _SD, _SD_ALL),
-        26: Layout("SD 1.x and 2.x", _SD, ("BASE", *_SD_ALL)),
-        61: Layout("FLUX", _FLUX, ("BASE", "BASE", "", *_FLUX.denoiser_names, "")),
+        12: Layout("SDXL, blocks with attention", "sdxl", ("BASE", *_XL_ATTENTION)),
+        17: Layout("SD 1.x and 2.x, blocks with attention", "sd", ("BASE", *_SD_ATTENTION)),
+        20: Layout("SDXL", "sdxl", ("BASE", *_XL_IN, "MID", *_XL_OUT)),
+        23: Layout("SDXL, kohya's", "sdxl", ("", *_XL_IN, *("MID",) * 3, *_XL_OUT, "")),
+        25: Layout("SD 1.x and 2.x, kohya's", "sd", _SD_ALL),
+        26: Layout("SD 1.x and 2.x", "sd", ("BASE", *_SD_ALL)),
+        61: Layout("FLUX", "flux", ("BASE", "BASE", "", *_FLUX.denoiser_names, "")),
     }
 )
 

@@ -19,7 +19,8 @@ def vector(mask: str, length: int | None) -> None:
 
     MASK is a list such as 1,0,0,0,1,1,1,0,0,0,0,0,0,0,0,0,0, or a sentence such as out1-out3. What
     a position means depends on the length: 17, 25 and 26 are for Stable Diffusion 1.x and 2.x, 12,
-    20 and 23 for SDXL, 61 for FLUX. What is lost on the way is said on stderr.
+    20 and 23 for SDXL, 61 for FLUX. The sentence begins with that kind of model (sd, sdxl, flux)
+    and is refused by others. What is lost on the way is said on stderr.
     """
     from blockwise_lora.blocks import Mask, Vector
     from blockwise_lora.blocks.vectors import is_vector
@@ -41,7 +42,8 @@ def _print_sentence(numbers: Vector) -> None:
     whole = {name: int(value) for name, value in values.items() if value.is_integer()}
     if whole == values and min(whole.values()) >= 0:
         # No block has rank 0 by default, so every rank is printed.
-        click.echo(f"as ranks:      {Mask.of(whole, family, default_rank=0)}")
+        sentence = Mask.of(whole, family, default_rank=0)
+        click.echo(f"as ranks:      {numbers.layout.kind}+{sentence}")
     # A block that no entry names acts at 1; the lists' own rule is 0 where they have no position.
     strengths = {name: values.get(name, 0.0) for name in family.denoiser_names}
     strengths |= {"BASE": values["BASE"]} if values.get("BASE", 1) != 1 else {}
