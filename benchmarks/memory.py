@@ -9,13 +9,11 @@ themselves, about 1 GiB, and what the allocator loses, about a tenth, come on to
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from torch import nn
 
 from blockwise_lora.adapters import AdapterSpec, attach, trainable_parameters
+from blockwise_lora.diffusion.footprint import BYTES_PER_TRAINED, kept_bytes
 from blockwise_lora.diffusion.quiet import quiet_libraries
 
 SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8}
@@ -40,23 +38,6 @@ VAE = {
 # CLIP ViT-L's text model, and SDXL's second one (OpenCLIP ViT-bigG).
 TEXT = {"sd15": 123_060_480, "sdxl": 123_060_480 + 694_659_840}
 GIB = 2**30
-# Of each trained value in float32: in the table and in PEFT's layer, its gradient, Adam's two.
-BYTES_PER_TRAINED = 5 * 4
-
-
-def saved(model: nn.Module, forward: Callable[[], torch.Tensor]) -> int:
-    """Bytes that autograd keeps of a forward pass, weights left out, equal storages once."""
-    weights = {p.untyped_storage()._cdata for p in model.parameters()}
-    kept: dict[int, torch.UntypedStorage] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage._cdata] = storage  # held, so that no other takes its address
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        forward()
-    return sum(storage.nbytes() for key, storage in kept.items() if key not in weights)
 
 
 def row(name: str, config: dict, side: int, spec: AdapterSpec) -> dict[str, float]:
@@ -81,10 +62,10 @@ def row(name: str, config: dict, side: int, spec: AdapterSpec) -> dict[str, floa
     def forward() -> torch.Tensor:
         return unet(latents, time, encoder_hidden_states=text, added_cond_kwargs=added).sample
 
-    plain = saved(unet, forward)
+    plain = kept_bytes(unet, forward)
     unet.train()
     unet.enable_gradient_checkpointing()
-    checkpointed = saved(unet, forward)
+    checkpointed = kept_bytes(unet, forward)
     return {
         "U-Net": 2 * weights / GIB,
         "text": 2 * TEXT[name] / GIB,

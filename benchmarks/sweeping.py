@@ -163,8 +163,7 @@ def _warm_up(setting: Setting, pair: Pair) -> None:
         shop.lessons = {c: dataclasses.replace(x, config=short) for c, x in shop.lessons.items()}
         brief, _ = setting.brief(pair, 0)
         shop.train([FULL_PAIR])
-        with shop.studio(brief) as studio:
-            pictures = [p for _, p in studio.samples(shop.trained(FULL_PAIR))]
+        pictures = [p for _, p in shop.studio(brief).samples(shop.trained(FULL_PAIR))]
         setting.panel.look(pictures)
 
 
@@ -208,11 +207,9 @@ def search_pair(setting: Setting, family: str) -> tuple[Judged, dict]:
             "all blocks": (studied, FULL_PAIR),
         }
         brief, questions = setting.held_out(pair)
-        with studied.studio(brief) as studio:
-            samples = _as(Row("base"), studio.base_samples())
+        samples = _as(Row("base"), studied.studio(brief).base_samples())
         for name, (shop, masks) in chosen.items():
-            with shop.studio(brief) as studio:
-                samples += _as(Row(name, "both"), studio.samples(shop.trained(masks)))
+            samples += _as(Row(name, "both"), shop.studio(brief).samples(shop.trained(masks)))
     told = {
         "search": dataclasses.asdict(found.recommended),
         "study": dataclasses.asdict(outcome.best),

@@ -2,13 +2,16 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
-from blockwise_lora.adapters import attached_names
+from blockwise_lora.adapters import AdapterSpec, attached_names, load_adapter
 from blockwise_lora.blocks.structure import BlockMap
+from blockwise_lora.diffusion.base import load_base
 from blockwise_lora.diffusion.prompts import Concept
+from blockwise_lora.diffusion.samples import Strengths, sample_conditions
 from blockwise_lora.diffusion.sampling import SamplingConfig
 from blockwise_lora.sweep.bank import train_missing
-from blockwise_lora.sweep.pictures import Brief, Studio, ablated_stack, trained_stack
+from blockwise_lora.sweep.pictures import Brief, Stack, Studio, ablated_stack, trained_stack
 from blockwise_lora.sweep.studies import CONCEPTS, Pair
 
 BRIEF = Brief(
@@ -35,30 +38,87 @@ def pixels(samples) -> np.ndarray:
     return np.stack([np.asarray(p) for p in samples.pictures]).astype(int)
 
 
+def side_by_side(base, stack: Stack, strengths: Strengths):
+    """The same pictures from adapters that stay adapters."""
+    for concept in CONCEPTS:
+        load_adapter(base.unet, stack.entries[concept].read(), concept)
+    return sample_conditions(
+        base,
+        BRIEF.templates,
+        BRIEF.seeds,
+        ("both",),
+        character=BRIEF.character,
+        style=BRIEF.style,
+        config=BRIEF.sampling,
+        strengths=strengths,
+    )
+
+
+@pytest.fixture
+def full(entries):
+    return {concept: entries[concept]["all"] for concept in CONCEPTS}
+
+
+def cut(pair: Pair, full, base) -> Stack:
+    return ablated_stack(
+        pair, full, BlockMap.of(base.unet), dict.fromkeys(CONCEPTS, AdapterSpec(rank=2))
+    )
+
+
 def test_masks_and_ablations_change_the_picture_and_a_full_ablation_does_not(
-    entries, base, tmp_path
+    entries, full, base, tmp_path
 ):
-    full = {concept: entries[concept]["all"] for concept in CONCEPTS}
+    studio = Studio(base, BRIEF, tmp_path / "pictures")
+    whole = pixels(studio.samples(trained_stack(Pair("all", "all"), full)))
+    nothing_off = pixels(studio.samples(cut(Pair("in0-out3", "all"), full, base)))
     small = full | {"character": entries["character"]["mid"]}
-    blocks = BlockMap.of(base.unet)
-    with Studio(base, BRIEF, tmp_path / "pictures") as studio:
-        whole = pixels(studio.samples(trained_stack(Pair("all", "all"), full)))
-        nothing_off = pixels(studio.samples(ablated_stack(Pair("in0-out3", "all"), full, blocks)))
-        masked = pixels(studio.samples(trained_stack(Pair("mid", "all"), small)))
-        ablated = pixels(studio.samples(ablated_stack(Pair("mid", "all"), full, blocks)))
-        plain = pixels(studio.base_samples())
+    masked = pixels(studio.samples(trained_stack(Pair("mid", "all"), small)))
+    ablated = pixels(studio.samples(cut(Pair("mid", "all"), full, base)))
+    plain = pixels(studio.base_samples())
     assert (whole == nothing_off).all()
     for other in (masked, ablated, plain):
         assert (whole != other).any()
     assert (masked != ablated).any()
+
+
+def test_merged_pictures_are_those_of_the_adapters_side_by_side(full, base, tmp_path):
+    before = {name: tensor.clone() for name, tensor in base.unet.state_dict().items()}
+    studio, off = Studio(base, BRIEF, tmp_path / "pictures"), {"all": 0.0, "mid": 1.0, "out3": 1.0}
+    merged = pixels(studio.samples(cut(Pair("mid+out3", "all"), full, base)))
+    assert attached_names(base.unet) == ()
+    after = base.unet.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    stack = trained_stack(Pair("all", "all"), full)
+    apart = pixels(side_by_side(base, stack, Strengths(character=off)))
+    assert np.abs(merged - apart).max() <= 1
+
+
+def test_a_lower_rank_of_the_full_adapter_is_its_nearest_change_of_that_rank(full, base):
+    adapter = full["character"].read()
+    reduced = cut(Pair("all+mid:1", "all"), full, base).adapter("character")
+    assert reduced.updates.keys() == adapter.updates.keys()
+    for name, update in adapter.updates.items():
+        new = reduced.updates[name]
+        if adapter.sub_blocks[name] not in BlockMap.of(base.unet).coarse["mid"]:
+            assert torch.equal(new.down, update.down) and torch.equal(new.up, update.up)
+            continue
+        left = torch.linalg.svdvals(update.delta(None).flatten(1))
+        error = torch.linalg.matrix_norm((update.delta(None) - new.delta(None)).flatten(1))
+        assert new.rank == 1
+        assert error.item() == pytest.approx(left[1:].norm().item(), rel=1e-3, abs=1e-7)
+
+
+def test_weights_too_coarse_for_a_merge_are_left_alone(full, tiny_base_folder, tmp_path):
+    base = load_base(tiny_base_folder, dtype=torch.bfloat16)
+    studio = Studio(base, BRIEF, tmp_path / "pictures")
+    whole = pixels(studio.samples(trained_stack(Pair("all", "all"), full)))
+    assert (whole != pixels(studio.base_samples())).any()
     assert attached_names(base.unet) == ()
 
 
-def test_nothing_is_sampled_twice(entries, base, tmp_path, monkeypatch):
-    stack = trained_stack(Pair("all", "all"), {c: entries[c]["all"] for c in CONCEPTS})
-    with Studio(base, BRIEF, tmp_path / "pictures") as studio:
-        first = pixels(studio.samples(stack))
+def test_nothing_is_sampled_twice(full, base, tmp_path):
+    stack = trained_stack(Pair("all", "all"), full)
+    first = pixels(Studio(base, BRIEF, tmp_path / "pictures").samples(stack))
     for entry in stack.entries.values():  # whoever would sample again would have to read them
         (entry.folder / "pytorch_lora_weights.safetensors").unlink()
-    with Studio(base, BRIEF, tmp_path / "pictures") as studio:
-        assert (pixels(studio.samples(stack)) == first).all()
+    assert (pixels(Studio(base, BRIEF, tmp_path / "pictures").samples(stack)) == first).all()

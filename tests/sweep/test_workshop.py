@@ -95,6 +95,7 @@ def test_what_an_adapter_took_is_on_record(outcome, shop):
     small, large = (shop.entry("style", mask).cost for mask in ("out3", "all"))
     assert 0 < small.parameters < large.parameters
     assert small.file_bytes < large.file_bytes and small.seconds > 0
+    assert 0 < small.memory_bytes < large.memory_bytes
 
 
 def test_a_search_ends_with_one_pair_confirmed_elsewhere(shop):

@@ -23,6 +23,7 @@ from blockwise_lora.adapters.files import WEIGHTS_FILE
 from blockwise_lora.atomic import replace_folder, write_text
 from blockwise_lora.diffusion.base import BaseModel
 from blockwise_lora.diffusion.config import TrainingConfig
+from blockwise_lora.diffusion.footprint import training_bytes
 from blockwise_lora.diffusion.trained import TrainedAdapter, configuration_hash_of
 from blockwise_lora.diffusion.trainer import Failed, Job, Trained, train_many
 from blockwise_lora.imagesets import ImageSet
@@ -60,11 +61,14 @@ class Cost:
     Attributes:
         seconds: its share of the pass in which it was trained.
         parameters: values trained.
+        memory_bytes: that its training by itself needs beside the frozen model, as counted by
+            `training_bytes`.
         file_bytes: of its file in diffusers' format.
     """
 
     seconds: float
     parameters: int
+    memory_bytes: int
     file_bytes: int
 
 
@@ -105,9 +109,7 @@ class Entry:
     def cost(self) -> Cost:
         """What it took, on the machine that trained it."""
         told = json.loads((self.folder / COST_FILE).read_text(encoding="utf-8"))
-        return Cost(
-            told["seconds"], told["parameters"], (self.folder / WEIGHTS_FILE).stat().st_size
-        )
+        return Cost(**told, file_bytes=(self.folder / WEIGHTS_FILE).stat().st_size)
 
 
 @dataclass(frozen=True)
@@ -231,11 +233,15 @@ def _claimed(entries: Sequence[Entry], wait: bool) -> Iterator[list[Entry]]:
 
 
 def _store(base: BaseModel, lesson: Lesson, entry: Entry, trained: Trained, seconds: float) -> None:
-    values = sum(trained.attached.blocks.values())
+    cost = {
+        "seconds": seconds,
+        "parameters": sum(trained.attached.blocks.values()),
+        "memory_bytes": training_bytes(base, trained.attached.name, lesson.config),
+    }
     finished = TrainedAdapter(base, trained, lesson.config, lesson.words)
     with replace_folder(entry.folder) as staging:
         finished.write(staging)
-        write_text(staging / COST_FILE, json.dumps({"seconds": seconds, "parameters": values}))
+        write_text(staging / COST_FILE, json.dumps(cost))
         write_text(staging / LOSS_FILE, json.dumps(trained.losses))
 
 

@@ -1,24 +1,28 @@
 """Pictures of every pair of masks, from the same prompts and the same noise.
 
-A tried pair is either two trained adapters or the two full ones with blocks switched off. Its
-pictures are kept under a name made of all that they depend on, so a sweep that goes on samples
-nothing twice.
+A tried pair is either two trained adapters or the two full ones cut down to the masks. Both are
+merged into the model's weights while it is sampled, which takes the plain model's time and gives,
+to rounding, what the adapters give side by side. Pictures are kept under a name made of all that
+they depend on, so a sweep that goes on samples nothing twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from blockwise_lora.adapters import attached_names, detach, load_adapter
+import torch
+
+from blockwise_lora.adapters import Adapter, AdapterSpec, LowRank, Plan, Update
+from blockwise_lora.adapters.merge import Base, Merged, Sum, Weighted, merge
+from blockwise_lora.adapters.merge.lowrank import truncate
 from blockwise_lora.atomic import replace_folder
-from blockwise_lora.blocks.mask import Mask
 from blockwise_lora.blocks.structure import BlockMap
 from blockwise_lora.diffusion.base import BaseModel
 from blockwise_lora.diffusion.checkpoints import configuration_hash
-from blockwise_lora.diffusion.prompts import Concept, Condition
-from blockwise_lora.diffusion.samples import SampleSet, Strengths, sample_conditions
+from blockwise_lora.diffusion.prompts import Concept
+from blockwise_lora.diffusion.samples import SampleSet, sample_conditions
 from blockwise_lora.diffusion.sampling import SamplingConfig
 from blockwise_lora.sweep.bank import Entry
 from blockwise_lora.sweep.studies import CONCEPTS, Pair
@@ -44,29 +48,29 @@ class Brief:
 
 @dataclass(frozen=True)
 class Stack:
-    """Two adapters of the bank, each at full strength or with blocks off.
+    """Two adapters of the bank, each as it is or cut down.
 
     Attributes:
         name: of its row in the tables.
         pair: the masks it stands for.
         entries: concept to adapter.
-        off: concept to the sub-blocks that are switched off; trained masks have none.
+        cuts: concept to the layers that are left, with their ranks; whoever is not named is whole.
     """
 
     name: str
     pair: Pair
     entries: Mapping[str, Entry]
-    off: Mapping[str, tuple[str, ...]]
+    cuts: Mapping[str, Mapping[str, int]]
 
-    @property
-    def strengths(self) -> Strengths:
-        """As `sample_conditions` takes them."""
-        return Strengths(
-            **{
-                concept: {"all": 1.0} | dict.fromkeys(self.off.get(concept, ()), 0.0)
-                for concept in CONCEPTS
-            }
-        )
+    def adapter(self, concept: str) -> Adapter:
+        """A concept's adapter, as it acts here.
+
+        Raises:
+            AdapterError: it is missing or damaged.
+        """
+        whole = self.entries[concept].read()
+        ranks = self.cuts.get(concept)
+        return whole if ranks is None else cut_down(whole, ranks)
 
 
 def trained_stack(pair: Pair, entries: Mapping[str, Entry]) -> Stack:
@@ -74,97 +78,97 @@ def trained_stack(pair: Pair, entries: Mapping[str, Entry]) -> Stack:
     return Stack(str(pair), pair, entries, {})
 
 
-def ablated_stack(pair: Pair, full: Mapping[str, Entry], blocks: BlockMap) -> Stack:
-    """The two full adapters, cut down to the pair's masks after training."""
-    off = {
-        concept: tuple(
-            name
-            for name in blocks.names
-            if name not in Mask.parse(getattr(pair, concept)).selected(blocks)
-        )
-        for concept in CONCEPTS
-    }
-    return Stack(f"{pair} (ablated)", pair, full, off)
-
-
-class Studio:
-    """Samples stacks, remembers them on disk, and swaps no adapter that is already in place.
+def ablated_stack(
+    pair: Pair, full: Mapping[str, Entry], blocks: BlockMap, specs: Mapping[str, AdapterSpec]
+) -> Stack:
+    """The two full adapters, cut down after training to the layers and ranks of the pair's masks.
 
     Args:
-        base: the model; its own adapters are detached when the studio is closed.
+        pair: the masks.
+        full: concept to the adapter of all blocks.
+        blocks: of the model.
+        specs: concept to method and full rank; the mask is replaced by the pair's.
+    """
+    cuts = {
+        concept: Plan.of(blocks, replace(specs[concept], blocks=getattr(pair, concept))).ranks
+        for concept in CONCEPTS
+    }
+    return Stack(f"{pair} (ablated)", pair, full, cuts)
+
+
+def cut_down(adapter: Adapter, ranks: Mapping[str, int]) -> Adapter:
+    """What is left of an adapter in some layers, each at most of a rank.
+
+    A low-rank change becomes the nearest one of the rank. Methods without such an approximation
+    keep their layers whole: how they would do with less is left to a training.
+
+    Args:
+        adapter: any.
+        ranks: layer name to rank; other layers go.
+    """
+
+    def nearest(update: Update, rank: int) -> Update:
+        return truncate(update, rank).update if isinstance(update, LowRank) else update
+
+    kept = {name: nearest(u, ranks[name]) for name, u in adapter.updates.items() if name in ranks}
+    return replace(adapter, updates=kept)
+
+
+@dataclass(frozen=True)
+class Studio:
+    """Samples stacks, and remembers them on disk.
+
+    Attributes:
+        base: the model, the same before and after, to the bit.
         brief: what is asked of every stack.
         folder: where pictures are kept.
     """
 
-    def __init__(self, base: BaseModel, brief: Brief, folder: Path) -> None:
-        self._base, self._brief, self._folder = base, brief, folder
-        self._loaded: dict[str, str] = {}
-
-    def __enter__(self) -> Studio:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for concept in list(self._loaded):
-            self._unload(concept)
+    base: BaseModel
+    brief: Brief
+    folder: Path
 
     def base_samples(self) -> SampleSet:
         """The base model's own pictures: where every score starts from."""
-        return self._remembered("base", {}, ("base",), lambda: Strengths())
+        return self._remembered("base", None)
 
-    def samples(self, stack: Stack, conditions: Sequence[Condition] = ("both",)) -> SampleSet:
-        """A stack's pictures, sampled on first use.
+    def samples(self, stack: Stack) -> SampleSet:
+        """A stack's pictures, both adapters at full strength; sampled on first use.
 
         Raises:
             AdapterError: an adapter is missing or damaged.
         """
+        return self._remembered(stack.name, stack)
+
+    def _remembered(self, name: str, stack: Stack | None) -> SampleSet:
         made_of = {
-            concept: [stack.entries[concept].key, stack.off.get(concept, ())]
+            concept: [stack.entries[concept].key, stack.cuts.get(concept)]
             for concept in CONCEPTS
+            if stack
         }
-
-        def prepare() -> Strengths:
-            for concept in CONCEPTS:
-                self._load(concept, stack.entries[concept])
-            return stack.strengths
-
-        return self._remembered(stack.name, made_of, tuple(conditions), prepare)
-
-    def _remembered(
-        self,
-        name: str,
-        made_of: Mapping[str, object],
-        conditions: tuple[Condition, ...],
-        prepare: Callable[[], Strengths],
-    ) -> SampleSet:
-        brief = self._brief
-        key = configuration_hash(
-            made_of=made_of, conditions=conditions, brief=asdict(brief), base=self._base.sha256
-        )
-        folder = self._folder / key[:16]
+        key = configuration_hash(made_of=made_of, brief=asdict(self.brief), base=self.base.sha256)
+        folder = self.folder / key[:16]
         if not folder.is_dir():
             samples = sample_conditions(
-                self._base,
-                brief.templates,
-                brief.seeds,
-                conditions,
-                character=brief.character,
-                style=brief.style,
-                config=brief.sampling,
-                strengths=prepare(),
+                self.base,
+                self.brief.templates,
+                self.brief.seeds,
+                ("both",) if stack else ("base",),
+                character=self.brief.character,
+                style=self.brief.style,
+                config=self.brief.sampling,
+                merged=self._merged(stack) if stack else None,
                 variant=name,
             )
             with replace_folder(folder) as staging:
                 samples.write(staging)
         return SampleSet.read(folder)
 
-    def _load(self, concept: str, entry: Entry) -> None:
-        if self._loaded.get(concept) == entry.key:
-            return
-        self._unload(concept)
-        load_adapter(self._base.unet, entry.read(), concept)
-        self._loaded[concept] = entry.key
-
-    def _unload(self, concept: str) -> None:
-        if concept in attached_names(self._base.unet):
-            detach(self._base.unet, concept)
-        self._loaded.pop(concept, None)
+    def _merged(self, stack: Stack) -> Merged:
+        """The sum of both adapters: in the weights, where these are fine enough to hold it."""
+        return merge(
+            [Weighted(stack.adapter(concept)) for concept in CONCEPTS],
+            Sum(),
+            base=Base.of(self.base.unet, *self.base.text_encoders),
+            bake=self.base.dtype == torch.float32,
+        )

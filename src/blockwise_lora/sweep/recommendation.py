@@ -129,8 +129,7 @@ class Search:
         self.shop.train([FULL_PAIR])
         unit = mean(self.shop.entry(c, FULL).cost.seconds for c in CONCEPTS)
         left, screening = (self.budget.trainings - 2) * unit, time.monotonic()
-        with self.shop.studio(self.brief) as studio:
-            self._screen(studio, screening + left * self.budget.screening)
+        self._screen(screening + left * self.budget.screening)
         left -= time.monotonic() - screening
         screened = promising(self.study, self.space)
         price = left / (unit * MASK_PRICE)
@@ -147,19 +146,17 @@ class Search:
             seconds=seconds,
         )
 
-    def _screen(self, studio: Studio, until: float) -> None:
+    def _screen(self, until: float) -> None:
         half = replace(self.brief, seeds=self.brief.seeds[: max(1, len(self.brief.seeds) // 2)])
-        with self.shop.studio(half) as quick:
+        quick, whole = self.shop.studio(half), self.shop.studio(self.brief)
 
-            def look(candidate: Candidate, only_half: bool) -> tuple[float, float, float]:
-                stack = self.shop.ablated(candidate.pair)
-                where = quick if only_half else studio
-                return self._score(where, Tried(candidate.pair, "ablated", where.samples(stack)))
+        def look(candidate: Candidate, only_half: bool) -> tuple[float, float, float]:
+            studio = quick if only_half else whole
+            samples = studio.samples(self.shop.ablated(candidate.pair))
+            return self._score(studio, Tried(candidate.pair, "ablated", samples))
 
-            first = [everything(self.space), shared_out(self.space, self._needs(quick))]
-            screen(
-                self.study, self.space, first, look, lambda n: n >= 2 and time.monotonic() > until
-            )
+        first = [everything(self.space), shared_out(self.space, self._needs(quick))]
+        screen(self.study, self.space, first, look, lambda n: n >= 2 and time.monotonic() > until)
 
     def _needs(self, studio: Studio) -> dict[str, float]:
         """From switching each block off in either full adapter."""
@@ -184,24 +181,29 @@ class Search:
 
     def _outcome(self, trained: Sequence[Pair]) -> Outcome:
         """Everything on the search's own pictures; most of them were sampled before."""
-        with self.shop.studio(self.brief) as studio:
-            tried = [
-                Tried(p, "trained", studio.samples(self.shop.trained(p)))
-                for p in dict.fromkeys((FULL_PAIR, *trained))
-            ]
-            tried += [
-                Tried(p, "ablated", studio.samples(self.shop.ablated(p))) for p in self._skips()
-            ]
-            return self._assess("search", tried, studio, self.questions)
+        studio = self.shop.studio(self.brief)
+        tried = self._tried(studio, trained)
+        tried += [Tried(p, "ablated", studio.samples(self.shop.ablated(p))) for p in self._skips()]
+        return self._assess("search", tried, studio, self.questions)
+
+    def _confirm(self, pair: Pair, brief: Brief, questions: Sequence[Question]) -> Outcome:
+        studio = self.shop.studio(brief)
+        return self._assess("confirmation", self._tried(studio, [pair]), studio, questions)
+
+    def _tried(self, studio: Studio, pairs: Sequence[Pair]) -> list[Tried]:
+        """The full pair and others, trained."""
+        return [
+            Tried(p, "trained", studio.samples(self.shop.trained(p)))
+            for p in dict.fromkeys((FULL_PAIR, *pairs))
+        ]
 
     def _train(self, guesses: Sequence[Guess]) -> list[Guess]:
         """Train the finalists in as few passes as may be, and score them."""
         candidates = {guess.candidate.pair: guess.candidate for guess in guesses}
-        trained = []
-        with self.shop.studio(self.brief) as studio:
-            for pair in self.shop.train(list(candidates)):
-                made = Tried(pair, "trained", studio.samples(self.shop.trained(pair)))
-                trained.append(Guess(candidates[pair], self._score(studio, made)))
+        studio, trained = self.shop.studio(self.brief), []
+        for pair in self.shop.train(list(candidates)):
+            made = Tried(pair, "trained", studio.samples(self.shop.trained(pair)))
+            trained.append(Guess(candidates[pair], self._score(studio, made)))
         return trained
 
     def _score(self, studio: Studio, tried: Tried) -> tuple[float, float, float]:
@@ -224,14 +226,6 @@ class Search:
             for r, picture in studio.base_samples()
         ]
         return judge(self.shop.panel, base + list(samples), self.questions, self.shop.references)
-
-    def _confirm(self, pair: Pair, brief: Brief, questions: Sequence[Question]) -> Outcome:
-        with self.shop.studio(brief) as studio:
-            tried = [
-                Tried(p, "trained", studio.samples(self.shop.trained(p)))
-                for p in dict.fromkeys((FULL_PAIR, pair))
-            ]
-            return self._assess("confirmation", tried, studio, questions)
 
     def _assess(
         self, name: str, tried: Sequence[Tried], studio: Studio, questions: Sequence[Question]

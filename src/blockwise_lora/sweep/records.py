@@ -69,9 +69,12 @@ def _parameters(shop: Workshop, concept: str, entry: Entry) -> dict[str, Any]:
     spec = asdict(lesson.masked(entry.mask))
     ranks = lesson.masked(entry.mask).mask.ranks(shop.blocks, lesson.spec.rank)
     coarse = {c: max(ranks[s] for s in subs) for c, subs in shop.blocks.coarse.items()}
-    cost = entry.cost
-    taken = {"seconds": cost.seconds, "trained_values": cost.parameters, "bytes": cost.file_bytes}
-    return {**spec, "rank_of": coarse, "training": asdict(lesson.config), "cost": taken}
+    return {
+        **spec,
+        "rank_of": coarse,
+        "training": asdict(lesson.config),
+        "cost": asdict(entry.cost),
+    }
 
 
 def _means(outcome: Outcome, pair: Pair) -> dict[str, float]:

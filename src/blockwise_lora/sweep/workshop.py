@@ -89,7 +89,8 @@ class Workshop:
     def ablated(self, pair: Pair) -> Stack:
         """The full adapters, cut down to the pair's masks."""
         full = {c: self.entry(c, FULL) for c in CONCEPTS}
-        return ablated_stack(pair, full, self.blocks)
+        specs = {c: self.lessons[c].spec for c in CONCEPTS}
+        return ablated_stack(pair, full, self.blocks, specs)
 
     def studio(self, brief: Brief) -> Studio:
         """Where stacks are sampled."""
@@ -113,9 +114,9 @@ def run_study(shop: Workshop, study: Study, brief: Brief, questions: Sequence[Qu
     full = Pair(FULL, FULL)
     pairs = shop.train(tuple(dict.fromkeys((full, *study.pairs))))
     single = [p for p in pairs if p != full and FULL in (p.character, p.style)]
-    with shop.studio(brief) as studio:
-        base = studio.base_samples()
-        log.info("%s: pictures of %d pairs", study.name, len(pairs) + len(single))
-        tried = [Tried(p, "trained", studio.samples(shop.trained(p))) for p in pairs]
-        tried += [Tried(p, "ablated", studio.samples(shop.ablated(p))) for p in single]
+    studio = shop.studio(brief)
+    base = studio.base_samples()
+    log.info("%s: pictures of %d pairs", study.name, len(pairs) + len(single))
+    tried = [Tried(p, "trained", studio.samples(shop.trained(p))) for p in pairs]
+    tried += [Tried(p, "ablated", studio.samples(shop.ablated(p))) for p in single]
     return assess(study.name, tried, base, shop.panel, questions, shop.references, shop.bootstrap)

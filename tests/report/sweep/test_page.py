@@ -19,7 +19,7 @@ def report(loaded_tiny_base) -> SweepReport:
         found=None,
         model=BlockMap.of(loaded_tiny_base.unet),
         prompts=("cat face, kissing", "cat face, weary"),
-        costs={"character": {"mid": Cost(3.25, 12345, 67000)}, "style": {}},
+        costs={"character": {"mid": Cost(3.25, 12345, 4_200_000, 67_000)}, "style": {}},
         command="kedro run --params variant=own,character.blocks={character},style.blocks={style}",
         commands=("kedro run --pipelines sweep",),
         settings={"study": "paper"},
@@ -34,7 +34,7 @@ def test_the_first_words_say_which_blocks_and_the_command_does_it(report):
     assert "character.blocks=mid,style.blocks=out3" in text
     assert text.count('class="character on"') == 1 and text.count('class="style on"') == 1
     assert "Cat &lt;in&gt; OpenMoji" in page and "<in>" not in page
-    assert "12,345" in page
+    assert "12,345" in page and "67 kB" in page and "4.2 MB" in page
 
 
 def test_it_needs_nothing_from_elsewhere(report):
