@@ -24,6 +24,13 @@ def is_transformer(denoiser: nn.Module) -> bool:
     return any(isinstance(getattr(denoiser, part, None), nn.ModuleList) for part in PARTS)
 
 
+def block_of(layer: str) -> str | None:
+    """The sub-block that a layer's full name tells; None outside of all blocks."""
+    part, _, rest = layer.partition(".")
+    number = rest.partition(".")[0]
+    return f"{PARTS[part][0]}{int(number):02d}" if part in PARTS and number.isdecimal() else None
+
+
 def transformer_blocks(transformer: nn.Module) -> tuple[SubBlock, ...]:
     """The sub-blocks, double ones before single ones."""
     return tuple(_blocks(transformer))

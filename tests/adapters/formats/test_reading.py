@@ -99,7 +99,7 @@ def test_an_adapter_for_another_model_is_refused(file, xl_unet):
         (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
         (save({}), "holds no tensors"),
         (save({"lora_transformer_x.alpha": torch.ones(1)}), "it is for a transformer"),
-        (save({"transformer.x.lora_A.weight": torch.ones(1)}), "it is for a transformer"),
+        (save({"diffusion_model.x.lora_A.weight": torch.ones(1)}), "it is for a transformer"),
         (save({"model.diffusion_model.x": torch.ones(1)}), "a whole model, not an adapter"),
         (save({"nonsense": torch.ones(1)}), "tensor nonsense belongs to no method"),
         (

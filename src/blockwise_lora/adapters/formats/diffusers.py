@@ -5,6 +5,7 @@
     unet.<layer>.attn1.processor.to_q_lora.down.weight    at first, and without `unet.`, too
     text_encoder.text_model.<layer>.lora_linear_layer.down.weight
 
+Where the denoiser is a transformer, `unet` is `transformer`.
 PEFT's configuration is in the metadata. Without it alpha is the rank, unless there are keys
 `<layer>.alpha`, as files converted from kohya's have them.
 """
@@ -24,6 +25,7 @@ from blockwise_lora.adapters.formats.peft_form import peft_form, plain_config, s
 from blockwise_lora.adapters.formats.peft_names import LayerContent, Numbers
 from blockwise_lora.adapters.parts import part_of
 from blockwise_lora.adapters.updates import Dora, Kronecker, LowRank, Update
+from blockwise_lora.blocks import transformer
 
 WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
 
@@ -34,7 +36,7 @@ _AB = {"down": "lora_A.weight", "up": "lora_B.weight"}
 
 
 def parse(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, LayerContent]:
-    """A file's layers; those of the U-Net without `unet.`.
+    """A file's layers; those of the denoiser without `unet.` or `transformer.`.
 
     Raises:
         ValueError: the file is damaged or not understood.
@@ -70,13 +72,15 @@ def encode(updates: Mapping[str, Update]) -> tuple[dict[str, Tensor], dict[str, 
     Raises:
         AdapterError: PEFT has no configuration for it.
     """
+    denoiser = "transformer" if any(map(transformer.block_of, updates)) else "unet"
     flat: dict[str, object] = {}
     formed: dict[str, Update] = {}
     for part, own in by_part(updates).items():
         own, config = peft_form(own)
-        flat |= {f"{part}.{key}": value for key, value in plain_config(config).items()}
+        named = denoiser if part == "unet" else part
+        flat |= {f"{named}.{key}": value for key, value in plain_config(config).items()}
         formed |= {layer if part == "unet" else f"{part}.{layer}": x for layer, x in own.items()}
-    tensors = {in_file(key): tensor for key, tensor in state(formed).items()}
+    tensors = {_in_file(key, denoiser): tensor for key, tensor in state(formed).items()}
     text = json.dumps(flat, sort_keys=True, separators=(",", ":"))
     key = about.DIFFUSERS_CONFIG if loadable(formed) else about.PEFT_CONFIG
     return tensors, {key: text} | shapes(formed)
@@ -87,9 +91,9 @@ def loadable(updates: Mapping[str, Update]) -> bool:
     return all(isinstance(update, LowRank | Dora | Kronecker) for update in updates.values())
 
 
-def in_file(key: str) -> str:
+def _in_file(key: str, denoiser: str) -> str:
     """Diffusers puts a part's name before every key; the text encoders' layers have it already."""
-    return f"unet.{key}" if part_of(key) == "unet" else with_text_model(key)
+    return f"{denoiser}.{key}" if part_of(key) == "unet" else with_text_model(key)
 
 
 def _configs(metadata: Mapping[str, str]) -> dict[str, dict[str, object]]:
@@ -101,7 +105,7 @@ def _configs(metadata: Mapping[str, str]) -> dict[str, dict[str, object]]:
         parts: dict[str, dict[str, object]] = {}
         for key, value in flat.items():
             part, _, name = key.partition(".")
-            parts.setdefault(part, {})[name] = value
+            parts.setdefault("unet" if part == "transformer" else part, {})[name] = value
     except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"PEFT's configuration in the metadata is damaged: {error}") from None
     return parts
@@ -122,8 +126,8 @@ def _plain(layer: str, tensors: Mapping[str, Tensor], alphas: Mapping[str, Tenso
 
 
 def _modern(key: str) -> str:
-    """A key in today's form, without the U-Net's own prefix."""
-    key = key.removeprefix("unet.")
+    """A key in today's form, without the denoiser's own prefix."""
+    key = key.removeprefix("unet.").removeprefix("transformer.")
     encoder = key.startswith("text_encoder")
     if match := _OLDEST.search(key):
         return f"{key[: match.start()]}.{_projection(match[1], encoder)}.{_AB[match[2]]}"

@@ -15,11 +15,14 @@ from blockwise_lora.adapters import tensorfile
 from blockwise_lora.adapters.adapter import Adapter
 from blockwise_lora.adapters.errors import AdapterError
 from blockwise_lora.adapters.formats import diffusers, lycoris, peft, peft_names
-from blockwise_lora.adapters.formats.names import Names, Place
+from blockwise_lora.adapters.formats.names import REST, Names, Place
 from blockwise_lora.adapters.formats.peft_names import LayerContent
 from blockwise_lora.adapters.formats.structures import evidence, fitting, settle
+from blockwise_lora.adapters.parts import part_of
 from blockwise_lora.adapters.spec import AdapterSpec
 from blockwise_lora.adapters.updates import Update
+from blockwise_lora.blocks import transformer
+from blockwise_lora.blocks.text_encoder import BASE
 from blockwise_lora.errors import UserError
 
 Format = Literal["diffusers", "peft", "kohya", "lycoris"]
@@ -27,7 +30,6 @@ Format = Literal["diffusers", "peft", "kohya", "lycoris"]
 _TYPES = (torch.float32, torch.float16, torch.bfloat16)
 _STRANGERS = {
     "lora_transformer_": "a transformer (FLUX, Stable Diffusion 3)",
-    "transformer.": "a transformer (FLUX, Stable Diffusion 3)",
     "diffusion_model.": "a transformer (Wan, FLUX, Z-Image and others)",
     "model.diffusion_model.": "a whole model, not an adapter",
     "lora_prior_": "Stable Cascade",
@@ -64,8 +66,8 @@ def read(path: str | Path, names: Names | None = None) -> Adapter:
 
     Args:
         path: a file, a PEFT directory, or a folder with diffusers' file.
-        names: of the model that it is for; None: as the file tells, or whichever of SD 1.x, 2.x
-            and XL has its layers.
+        names: of the model that it is for; None: as the file tells, or a transformer by its
+            layers' names, or whichever of SD 1.x, 2.x and XL has the layers.
 
     Raises:
         AdapterError: the file is missing, damaged, not safetensors, of an unknown format or
@@ -83,7 +85,9 @@ def read_source(path: str | Path, names: Names | None = None) -> Source:
     content = _open(Path(path))
     try:
         spec = about.read_spec(content.metadata) if about.SPEC in content.metadata else None
-        adapter = _told(content, spec) if names is None else None
+        adapter = None
+        if names is None:
+            adapter = _told(content, spec) or _of_transformer(content, spec)
         adapter = adapter or _looked_up(content, spec, path, names)
     except AdapterError:
         raise
@@ -138,7 +142,10 @@ def detect(keys: Iterable[str], metadata: Mapping[str, str] = MappingProxyType({
         return "kohya" if simple and not other else "lycoris"
     for prefix, what in _STRANGERS.items():
         if any(key.startswith(prefix) for key in keys):
-            raise ValueError(f"it is for {what}; Stable Diffusion 1.x, 2.x and XL are read here")
+            raise ValueError(
+                f"it is for {what}; what is read here is for Stable Diffusion 1.x, 2.x and XL, or "
+                "in diffusers' format for a transformer (transformer.transformer_blocks...)"
+            )
     if any(key.startswith(peft.PREFIX) for key in keys):
         raise ValueError(
             f"it is the {peft.WEIGHTS_FILE} of a PEFT directory: name the directory, with the "
@@ -162,6 +169,21 @@ def _told(content: Content, spec: AdapterSpec | None) -> Adapter | None:
     shapes = about.read_shapes(content.metadata)
     places = {layer: Place(homes[layer], shapes.get(layer, ())) for layer in layers}
     return _adapter(content, spec, {layer: layer for layer in layers}, places)
+
+
+def _of_transformer(content: Content, spec: AdapterSpec | None) -> Adapter | None:
+    """The adapter of a transformer (FLUX, Stable Diffusion 3), whose layers' names tell all."""
+    layers = content.layers
+    if not any(map(transformer.block_of, layers)):
+        return None
+    places = {layer: Place(_home(layer), ()) for layer in layers}
+    return _adapter(content, spec, {layer: layer for layer in layers}, places)
+
+
+def _home(layer: str) -> str:
+    if part_of(layer) != "unet":
+        return BASE
+    return transformer.block_of(layer) or REST
 
 
 def _looked_up(

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from blockwise_lora.adapters import metadata as about
+from blockwise_lora.adapters.adapter import Adapter
 from blockwise_lora.adapters.formats.names import ordered
 from blockwise_lora.adapters.formats.reading import Format, Source
 from blockwise_lora.adapters.updates import Dora, Hadamard, Kronecker, LowRank, Orthogonal, Update
+from blockwise_lora.blocks.transformer import block_of
 
 _METHODS = {Dora: "DoRA", Hadamard: "LoHa", Kronecker: "LoKr", Orthogonal: "OFT"}
 _FAMILIES = {
@@ -84,7 +86,7 @@ def summarise(source: Source, weights: Mapping[str, Tensor] | None = None) -> Su
         grouped.setdefault(adapter.sub_blocks[layer], {})[layer] = update
     return Summary(
         format=source.format,
-        base=_base(adapter.metadata),
+        base=_base(adapter),
         methods=_methods(list(updates.values())),
         mask=adapter.metadata.get(about.MASK, ""),
         layers=len(updates),
@@ -149,8 +151,10 @@ def _methods(updates: Sequence[Update]) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _base(metadata: Mapping[str, str]) -> str:
+def _base(adapter: Adapter) -> str:
     """The name that the file gives, and the structure that it is for."""
-    said = next((metadata[key] for key in _SAID if metadata.get(key)), "")
-    family = _FAMILIES.get(metadata.get(about.FAMILY, ""), "")
+    said = next((adapter.metadata[key] for key in _SAID if adapter.metadata.get(key)), "")
+    family = _FAMILIES.get(adapter.metadata.get(about.FAMILY, ""), "")
+    if any(map(block_of, adapter.updates)):
+        family = "a transformer (FLUX, Stable Diffusion 3)"
     return ", ".join(part for part in (said, family) if part)
