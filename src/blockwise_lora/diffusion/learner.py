@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from blockwise_lora.diffusion import optimizers
 from blockwise_lora.diffusion.config import TrainingConfig
 from blockwise_lora.diffusion.optimizers import Group
+from blockwise_lora.diffusion.scaling import HALVINGS, LossScale
 from blockwise_lora.diffusion.schedule import learning_rate
 from blockwise_lora.errors import UserError
 
@@ -32,9 +33,12 @@ class Learner:
         name: for messages.
         groups: the adapter's weights, float32, by their rate.
         config: how to train.
+        half: whether the model computes in float16, so that the loss has to be scaled.
     """
 
-    def __init__(self, name: str, groups: Sequence[Group], config: TrainingConfig) -> None:
+    def __init__(
+        self, name: str, groups: Sequence[Group], config: TrainingConfig, half: bool = False
+    ) -> None:
         self.name, self.config = name, config
         self.parameters = [p for group in groups for p in group.parameters]
         for parameter in self.parameters:
@@ -44,6 +48,7 @@ class Learner:
         self.stopped = False
         # On the device, so that no step waits for the host to read its loss.
         self._losses = torch.zeros(config.steps, device=self.parameters[0].device)
+        self._scale = LossScale(self._losses.device) if half else None
         self.failure: TrainingError | None = None
         self._checked = self._wasted = 0
         self._rates = [group.rate for group in groups]
@@ -66,12 +71,21 @@ class Learner:
         """Whether it is time to save the state."""
         return self.step % self.config.checkpoint_every == 0
 
+    def scaled(self, loss: Tensor) -> Tensor:
+        """The loss whose gradient `update` takes."""
+        return loss if self._scale is None else loss * self._scale.value
+
     def update(self, loss: Tensor) -> None:
         """Take a step along the gradients that the weights hold, and forget them.
 
         Where the loss or a gradient is not finite, weights and optimiser stay as they are, and the
         step's loss is recorded as NaN. The device decides: the host does not wait for it.
+
+        Args:
+            loss: as it was before it was `scaled`.
         """
+        if self._scale:
+            self._scale.unscale_([p.grad for p in self.parameters])
         limit = self.config.optimizer.max_grad_norm
         norm = nn.utils.clip_grad_norm_(self.parameters, torch.inf if limit is None else limit)
         finite = norm.isfinite() & loss.isfinite()
@@ -79,6 +93,8 @@ class Learner:
         for group, factor in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
         optimizers.step_where(self._optimizer, finite)
+        if self._scale:
+            self._scale.update(finite)
         if self._ema:
             # A short memory at first, or the average would long be that of the initial weights.
             memory = min(self._ema, (1 + self.step) / (10 + self.step))
@@ -93,9 +109,11 @@ class Learner:
         `failure` is set when the last steps, up to this one, all came to nothing.
         """
         recent = self._losses[self._checked : self.step].cpu()
+        # At first the scale of a loss may be too high: steps are lost until it has come down.
+        patience = _PATIENCE + (HALVINGS if self._scale else 0)
         for i, fine in enumerate(recent.isfinite().tolist(), self._checked):
             self._wasted = 0 if fine else self._wasted + 1
-            if self._wasted >= min(_PATIENCE, max(1, self.config.steps // 2)):
+            if self._wasted >= min(patience, max(1, self.config.steps // 2)):
                 self.failure = self.failure or self._explain(i + 1 - self._wasted)
         self._checked = self.step
         return float(recent.nanmean())
@@ -121,6 +139,8 @@ class Learner:
         tensors = {"weights": optimizers.joined(self.parameters), "losses": self._losses}
         if self._ema:
             tensors["average"] = optimizers.joined(self._average)
+        if self._scale:
+            tensors |= self._scale.state()
         state = optimizers.state_of(self._optimizer)
         return tensors | {f"optimizer/{name}": tensor for name, tensor in state.items()}
 
@@ -135,6 +155,8 @@ class Learner:
         _copy(self.parameters, tensors["weights"])
         if self._ema:
             _copy(self._average, tensors["average"])
+        if self._scale:
+            self._scale.restore(tensors)
         state = {n: t for n, t in tensors.items() if n.startswith("optimizer/")}
         optimizers.restore(
             self._optimizer, {n.removeprefix("optimizer/"): t for n, t in state.items()}

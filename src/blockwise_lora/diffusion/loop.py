@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from blockwise_lora.diffusion.bare import bare
+from blockwise_lora.diffusion.attached import bare
 from blockwise_lora.diffusion.base import BaseModel
 from blockwise_lora.diffusion.batched import BatchedAdapters
 from blockwise_lora.diffusion.batches import Batch, predict
@@ -168,8 +168,11 @@ class Loop:
             answers = predict(self.base, distinct).split(rows)
             losses = [b.loss(answer) for b, answer in zip(batches, answers, strict=True)]
             # Each adapter's weights meet its own loss alone, so the sum gives each its gradient.
-            shares = [m.learner.config.accumulation for m in members]
-            sum(loss / n for loss, n in zip(losses, shares, strict=True)).backward()
+            shares = [
+                member.learner.scaled(loss / member.learner.config.accumulation)
+                for member, loss in zip(members, losses, strict=True)
+            ]
+            sum(shares).backward()
         return losses
 
     def _look(self, member: Member) -> None:
@@ -179,6 +182,7 @@ class Loop:
         with (
             member.learner.averaged(),
             self.adapters.alone(member.learner.name),
+            self.base.vocabulary.only([member.learner.name]),
             onloaded(self.base, offload, not any(m.learns_text for m in self.members)),
         ):
             member.watcher.look()
