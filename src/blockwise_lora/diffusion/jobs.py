@@ -15,7 +15,6 @@ from blockwise_lora.blocks.text_encoder import BASE
 from blockwise_lora.diffusion.base import BaseModel
 from blockwise_lora.diffusion.batched import BatchedAdapters
 from blockwise_lora.diffusion.caches import CachedSet
-from blockwise_lora.diffusion.captions import check_trigger
 from blockwise_lora.diffusion.checkpoints import configuration_hash
 from blockwise_lora.diffusion.config import TrainingConfig
 from blockwise_lora.diffusion.draws import generator_for
@@ -53,7 +52,7 @@ def members_of(
     done: list[Attached],
     watching: Watching,
 ) -> tuple[list[Member], BatchedAdapters]:
-    """Attach and cache.
+    """Cache and attach.
 
     Args:
         base: the model.
@@ -62,21 +61,18 @@ def members_of(
         done: what was attached is appended to it at once, for the caller to undo it.
         watching: for the looks at the adapters.
     """
-    words: dict[str, list[Group]] = {}
-    for job in jobs:
-        initial = generator_for(job.config.seed, "initial weights")
-        done.append(attach(base.parts, job.spec, job.name, initial))
-        if job.config.trigger_embedding.train:
-            words[job.name] = [_word(base, job)]
     caches: dict[Hashable, tuple[CachedSet, CachedSet | None]] = {}
     for job in jobs:
         if _data_key(base, job) not in caches:
             caches[_data_key(base, job)] = _cached(base, job, cache_dir)
-    adapters = BatchedAdapters(base.parts, [job.name for job in jobs], words)
+    for job in jobs:
+        initial = generator_for(job.config.seed, "initial weights")
+        done.append(attach(base.parts, job.spec, job.name, initial))
+    adapters = BatchedAdapters(base.parts, [job.name for job in jobs])
     members = []
     for job, attached in zip(jobs, done, strict=True):
         cached, held_out = caches[_data_key(base, job)]
-        groups = _groups(adapters, job, attached) + words.get(job.name, [])
+        groups = _groups(adapters, job, attached)
         learner = Learner(job.name, groups, job.config, half=base.dtype == torch.float16)
         watcher = Watcher(base, learner, held_out, watching)
         members.append(Member(learner, cached, training_key(base, job), watcher))
@@ -89,8 +85,7 @@ def learns_text(base: BaseModel, job: Job) -> bool:
     Raises:
         MaskError: the mask does not fit the model.
     """
-    in_mask = BASE in job.spec.mask.selected(base.blocks)
-    return in_mask or job.config.trigger_embedding.train
+    return BASE in job.spec.mask.selected(base.blocks)
 
 
 def training_key(base: BaseModel, job: Job) -> str:
@@ -102,20 +97,6 @@ def training_key(base: BaseModel, job: Job) -> str:
         config=job.config,
         machine=[base.device.type, str(base.dtype), torch.__version__],
     )
-
-
-def _word(base: BaseModel, job: Job) -> Group:
-    """Add the job's trigger to the vocabulary as a word that learns.
-
-    Raises:
-        CaptionError: no caption has the trigger.
-        AdapterError: there is nothing to start from.
-    """
-    config = job.config.trigger_embedding
-    check_trigger(job.images, job.config)
-    initial = config.initial or job.config.trigger
-    vectors = base.vocabulary.new(job.name, job.config.trigger, config.tokens, initial)
-    return Group(vectors, config.learning_rate / job.config.learning_rate)
 
 
 def _groups(adapters: BatchedAdapters, job: Job, attached: Attached) -> list[Group]:
@@ -149,8 +130,7 @@ def _data_key(base: BaseModel, job: Job) -> Hashable:
         or held_out
     )
     seed = config.seed if chance else None
-    word = job.name if config.trigger_embedding.train else None  # each has ids of its own
-    return job.images.sha256, about, held_out, seed, learns_text(base, job), word
+    return job.images.sha256, about, held_out, seed, learns_text(base, job)
 
 
 def _cached(base: BaseModel, job: Job, folder: Path | None) -> tuple[CachedSet, CachedSet | None]:
@@ -159,10 +139,6 @@ def _cached(base: BaseModel, job: Job, folder: Path | None) -> tuple[CachedSet, 
     painted, encoded = folder and folder / "class_pictures", not learns_text(base, job)
     if not encoded:
         log.info("%s: what captions mean is learned, so each step encodes them anew.", job.name)
-    with (
-        class_pictures(base, images, job.config, painted) as prior,
-        base.vocabulary.only([job.name]),
-    ):
+    with class_pictures(base, images, job.config, painted) as prior:
         cached = CachedSet.of(base, images, job.config, folder, prior, encoded=encoded)
-        kept = held_out and CachedSet.of(base, held_out, folder=folder, encoded=encoded)
-    return cached, kept
+    return cached, held_out and CachedSet.of(base, held_out, folder=folder, encoded=encoded)
