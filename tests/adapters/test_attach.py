@@ -1,5 +1,3 @@
-import time
-
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
@@ -199,11 +197,10 @@ def test_adapters_are_float32_on_a_half_precision_base(tiny_unet, output):
     assert {p.dtype for p in trainable_parameters(tiny_unet, "a")} == {torch.float32}
 
 
-def test_full_size_on_the_meta_device_is_quick():
+def test_full_size_on_the_meta_device():
+    """As benchmarks/attach.py does, which measures it."""
     with torch.device("meta"):
         unet = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8)
-    start = time.perf_counter()
     attached = attach(unet, AdapterSpec("all+in0:0+mid:0+out3:4", "locon", 16), "a", seeded())
-    assert time.perf_counter() - start < 15  # about 1 s on a quiet machine
     assert len(attached.ranks) == 278 - 31 - 18
     assert trainable_parameters(unet, "a")[0].device.type == "meta"

@@ -1,7 +1,7 @@
 """DARE: drop values at random and rescale the rest, so that the expectation stays.
 
 Yu et al., Language Models are Super Mario: Absorbing Abilities from Homologous Models as a Free
-Lunch (2023), equations 2 and 3; then a weighted sum (PEFT's `dare_linear_svd`) or TIES' election
+Lunch (arXiv 2311.03099), equations 2 and 3; then a weighted sum (PEFT's `dare_linear_svd`) or TIES' election
 (`dare_ties_svd`).
 """
 

@@ -1,6 +1,6 @@
 """Block pick: these blocks from this adapter, those from that one.
 
-Frenkel et al., B-LoRA: Implicit Style-Content Separation Using B-LoRA (2024), take the content
+Frenkel et al., Implicit Style-Content Separation Using B-LoRA (arXiv 2403.14572), take the content
 from one block of SDXL and the style from another (masks `OUT00` and `OUT01`); here any masks will
 do.
 """

@@ -1,7 +1,7 @@
 """TIES: trim, elect signs, and average what agrees.
 
-Yadav et al., TIES-Merging: Resolving Interference When Merging Models (2023), algorithm 1, layer
-by layer and with weights as in PEFT's `ties_svd`.
+Yadav et al., TIES-Merging: Resolving Interference When Merging Models (arXiv 2306.01708), algorithm
+1, layer by layer and with weights as in PEFT's `ties_svd`.
 """
 
 from collections.abc import Sequence
