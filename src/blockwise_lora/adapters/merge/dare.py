@@ -1,8 +1,8 @@
 """DARE: drop values at random and rescale the rest, so that the expectation stays.
 
 Yu et al., Language Models are Super Mario: Absorbing Abilities from Homologous Models as a Free
-Lunch (arXiv 2311.03099), equations 2 and 3; then a weighted sum (PEFT's `dare_linear_svd`) or TIES' election
-(`dare_ties_svd`).
+Lunch (arXiv 2311.03099), equations 2 and 3; then a weighted sum (PEFT's `dare_linear_svd`) or
+TIES' election (`dare_ties_svd`).
 """
 
 import hashlib
