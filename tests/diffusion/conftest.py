@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from blockwise_lora.adapters import attached_names, detach
+from blockwise_lora.adapters import attached_names
+from blockwise_lora.diffusion.attached import unload
 from blockwise_lora.diffusion.base import BaseModel
 from blockwise_lora.imagesets import ImageSet, read_imagefolder
 from tiny_base import write_tiny_pictures
@@ -15,7 +16,7 @@ def base(loaded_tiny_base: BaseModel) -> Iterator[BaseModel]:
     """The small base model, without adapters before and after."""
     yield loaded_tiny_base
     for name in attached_names(loaded_tiny_base.parts):
-        detach(loaded_tiny_base.parts, name)
+        unload(loaded_tiny_base, name)
 
 
 @pytest.fixture(scope="session")

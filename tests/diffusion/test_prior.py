@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from blockwise_lora.adapters import AdapterSpec, attach, detach
-from blockwise_lora.diffusion.bare import bare
+from blockwise_lora.diffusion.attached import bare
 from blockwise_lora.diffusion.base import BaseModel
 from blockwise_lora.diffusion.batches import Batch, predict
 from blockwise_lora.diffusion.caches import CachedSet, ResolutionError

@@ -140,7 +140,7 @@ def test_rates_by_block_hold_for_the_text_encoder(base, images):
     whole, _ = trained(base, images, AdapterSpec("mid+base", "lora", 2))
     still, _ = trained(base, images, AdapterSpec("mid+base", "lora", 2, rates={"base": 0.0}))
     mid, _ = trained(base, images, AdapterSpec("mid", "lora", 2))
-    ups = [p for p in still[len(mid) :][1::2]]
+    ups = list(still[len(mid) :][1::2])
     assert ups and not any(p.any() for p in ups), "B stays zero"
     assert torch.equal(still[1], mid[1]) and not torch.equal(whole[1], mid[1])
 
@@ -169,7 +169,7 @@ def test_the_class_is_kept_as_the_plain_text_encoder_has_it(base, images):
     cached = CachedSet.of(base, images, config, encoded=False)
     encoded = CachedSet.of(base, images, config)
     batch, plain = (Batch.of(base, c, config, 3) for c in (cached, encoded))
-    from blockwise_lora.diffusion.bare import bare
+    from blockwise_lora.diffusion.attached import bare
 
     with bare(base):
         assert torch.equal(batch.taught_by(base).wanted, plain.taught_by(base).wanted)

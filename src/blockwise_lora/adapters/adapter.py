@@ -7,6 +7,7 @@ import torch
 
 from blockwise_lora.adapters.spec import AdapterSpec
 from blockwise_lora.adapters.updates import Update
+from blockwise_lora.adapters.words import LearnedWord
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,8 @@ class Adapter:
         spec: what it was trained as; None for an adapter that another tool made.
         metadata: everything that its file says about it.
         sha256: of the file's bytes.
+        word: what was learned beside it, if anything; other files than the folder of a training
+            have none.
     """
 
     updates: Mapping[str, Update]
@@ -26,6 +29,7 @@ class Adapter:
     spec: AdapterSpec | None
     metadata: Mapping[str, str]
     sha256: str
+    word: LearnedWord | None = None
 
     @property
     def state(self) -> dict[str, torch.Tensor]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,6 +28,7 @@ from blockwise_lora.diffusion.loading import (
 )
 from blockwise_lora.diffusion.quiet import quiet_libraries
 from blockwise_lora.diffusion.text import Prompts, Text, TokenIds
+from blockwise_lora.diffusion.vocabulary import Vocabulary
 from blockwise_lora.diffusion.weights import (
     check_safetensors,
     component_files,
@@ -97,6 +99,11 @@ class BaseModel:
         """The blocks of U-Net and text encoders."""
         return self.parts.blocks
 
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The tokenizers' words, and those that adapters brought."""
+        return Vocabulary(self.tokenizers, self.text_encoders)
+
     @property
     def vae_factor(self) -> int:
         """Pixels per latent, along one side."""
@@ -129,21 +136,7 @@ class BaseModel:
 
         A prompt longer than the text encoder can read is cut off, as everywhere with CLIP.
         """
-        return self.encode_ids(self.tokenized(prompts).ids)
-
-    def tokenized(self, prompts: Sequence[str]) -> TokenIds:
-        """Prompts as the text encoders take them, on the model's device."""
-        ids = (
-            tokenizer(
-                list(prompts),
-                padding="max_length",
-                max_length=tokenizer.model_max_length,
-                truncation=True,
-                return_tensors="pt",
-            ).input_ids.to(self.device)
-            for tokenizer in self.tokenizers
-        )
-        return TokenIds(tuple(ids))
+        return self.encode_ids(self.vocabulary.ids(prompts).ids)
 
     def encode_ids(self, ids: Sequence[Tensor]) -> Text:
         """Text of token ids, one tensor for each text encoder, with gradients where weights have.

@@ -8,7 +8,7 @@ adapter stays there.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -34,15 +34,17 @@ class BatchedAdapters:
     Args:
         model: the U-Net, or `Parts` with its text encoders.
         names: of the attached adapters.
+        words: those of them that learn a word of the text encoders, too.
     """
 
-    def __init__(self, model: Model, names: Sequence[str]) -> None:
+    def __init__(self, model: Model, names: Sequence[str], words: Collection[str] = ()) -> None:
         self.parts, self.names = Parts.of(model), tuple(names)
         self._layers = dict(tuner_layers(model))
         touched = {key: _touching(layer, names) for key, layer in self._layers.items()}
         self._prefix = SharedPrefix(
             self.parts.denoiser,
             {name: [key for key, here in touched.items() if name in here] for name in names},
+            words,
         )
         stacked = {
             key: layer

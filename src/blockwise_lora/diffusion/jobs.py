@@ -23,6 +23,7 @@ from blockwise_lora.diffusion.looks import Watcher, Watching, split_off
 from blockwise_lora.diffusion.loop import Member
 from blockwise_lora.diffusion.optimizers import Group, OptimizerError
 from blockwise_lora.diffusion.prior import class_pictures
+from blockwise_lora.diffusion.trigger import learned_trigger
 from blockwise_lora.imagesets import ImageSet
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def members_of(
     done: list[Attached],
     watching: Watching,
 ) -> tuple[list[Member], BatchedAdapters]:
-    """Cache and attach.
+    """Attach and cache.
 
     Args:
         base: the model.
@@ -61,18 +62,21 @@ def members_of(
         done: what was attached is appended to it at once, for the caller to undo it.
         watching: for the looks at the adapters.
     """
+    words: dict[str, list[Group]] = {}
+    for job in jobs:
+        initial = generator_for(job.config.seed, "initial weights")
+        done.append(attach(base.parts, job.spec, job.name, initial))
+        if job.config.trigger_embedding.train:
+            words[job.name] = [learned_trigger(base, job.name, job.images, job.config)]
     caches: dict[Hashable, tuple[CachedSet, CachedSet | None]] = {}
     for job in jobs:
         if _data_key(base, job) not in caches:
             caches[_data_key(base, job)] = _cached(base, job, cache_dir)
-    for job in jobs:
-        initial = generator_for(job.config.seed, "initial weights")
-        done.append(attach(base.parts, job.spec, job.name, initial))
-    adapters = BatchedAdapters(base.parts, [job.name for job in jobs])
+    adapters = BatchedAdapters(base.parts, [job.name for job in jobs], words)
     members = []
     for job, attached in zip(jobs, done, strict=True):
         cached, held_out = caches[_data_key(base, job)]
-        groups = _groups(adapters, job, attached)
+        groups = _groups(adapters, job, attached) + words.get(job.name, [])
         learner = Learner(job.name, groups, job.config, half=base.dtype == torch.float16)
         watcher = Watcher(base, learner, held_out, watching)
         members.append(Member(learner, cached, training_key(base, job), watcher))
@@ -85,7 +89,8 @@ def learns_text(base: BaseModel, job: Job) -> bool:
     Raises:
         MaskError: the mask does not fit the model.
     """
-    return BASE in job.spec.mask.selected(base.blocks)
+    in_mask = BASE in job.spec.mask.selected(base.blocks)
+    return in_mask or job.config.trigger_embedding.train
 
 
 def training_key(base: BaseModel, job: Job) -> str:
@@ -130,7 +135,8 @@ def _data_key(base: BaseModel, job: Job) -> Hashable:
         or held_out
     )
     seed = config.seed if chance else None
-    return job.images.sha256, about, held_out, seed, learns_text(base, job)
+    word = job.name if config.trigger_embedding.train else None  # each has ids of its own
+    return job.images.sha256, about, held_out, seed, learns_text(base, job), word
 
 
 def _cached(base: BaseModel, job: Job, folder: Path | None) -> tuple[CachedSet, CachedSet | None]:
@@ -139,6 +145,10 @@ def _cached(base: BaseModel, job: Job, folder: Path | None) -> tuple[CachedSet, 
     painted, encoded = folder and folder / "class_pictures", not learns_text(base, job)
     if not encoded:
         log.info("%s: what captions mean is learned, so each step encodes them anew.", job.name)
-    with class_pictures(base, images, job.config, painted) as prior:
+    with (
+        class_pictures(base, images, job.config, painted) as prior,
+        base.vocabulary.only([job.name]),
+    ):
         cached = CachedSet.of(base, images, job.config, folder, prior, encoded=encoded)
-    return cached, held_out and CachedSet.of(base, held_out, folder=folder, encoded=encoded)
+        kept = held_out and CachedSet.of(base, held_out, folder=folder, encoded=encoded)
+    return cached, kept

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from blockwise_lora.diffusion.bare import bare
+from blockwise_lora.diffusion.attached import bare
 from blockwise_lora.diffusion.base import BaseModel
 from blockwise_lora.diffusion.batched import BatchedAdapters
 from blockwise_lora.diffusion.batches import Batch, predict
@@ -182,6 +182,7 @@ class Loop:
         with (
             member.learner.averaged(),
             self.adapters.alone(member.learner.name),
+            self.base.vocabulary.only([member.learner.name]),
             onloaded(self.base, offload, not any(m.learns_text for m in self.members)),
         ):
             member.watcher.look()

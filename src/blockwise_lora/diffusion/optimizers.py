@@ -59,7 +59,8 @@ def make_optimizer(groups: Sequence[Group], config: OptimizerConfig) -> torch.op
         if len({group.rate for group in groups}) > 1:
             raise OptimizerError(
                 "training.optimizer.name: prodigy finds one rate for all weights, so blocks cannot "
-                "have rates of their own. Leave `rates` out, or take adamw."
+                "have rates of their own, nor a learned trigger. Leave `rates` out and give "
+                "trigger_embedding the adapter's learning_rate, or take adamw."
             )
         with contextlib.redirect_stdout(io.StringIO()):  # it prints how it decays
             return _extra("prodigyopt").Prodigy(

@@ -38,15 +38,19 @@ class SharedPrefix:
         unet: a U-Net of the diffusers kind.
         layers: the module names of each adapter's layers; those that are not the U-Net's come
             before it.
+        text: adapters that change the text by other means.
     """
 
-    def __init__(self, unet: nn.Module, layers: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self, unet: nn.Module, layers: Mapping[str, Sequence[str]], text: Collection[str] = ()
+    ) -> None:
         self._unet = unet
         blocks = [b for b in BlockMap.of(unet).sub_blocks if b.layers and b.prefixes]
         place = {layer.name: i for i, block in enumerate(blocks) for layer in block.layers}
         self._first = {
             name: min(place.get(key, TEXT) for key in keys) for name, keys in layers.items()
         }
+        self._first |= dict.fromkeys(text, TEXT)
         self._entries = {
             module: i for i, block in enumerate(blocks) for module in _called(unet, block.prefixes)
         }

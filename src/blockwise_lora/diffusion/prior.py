@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from blockwise_lora.atomic import replace_folder
-from blockwise_lora.diffusion.bare import bare
+from blockwise_lora.diffusion.attached import bare
 from blockwise_lora.diffusion.base import BaseModel
 from blockwise_lora.diffusion.caches import ResolutionError
 from blockwise_lora.diffusion.captions import without_trigger

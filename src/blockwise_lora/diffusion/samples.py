@@ -13,7 +13,6 @@ from PIL import Image
 
 from blockwise_lora.adapters import Schedule, scheduled, set_strengths
 from blockwise_lora.adapters.merge import Merged
-from blockwise_lora.adapters.parts import Parts
 from blockwise_lora.adapters.strength import Strength
 from blockwise_lora.diffusion.merging import MergeConfig, merged_acting
 from blockwise_lora.diffusion.prompts import CONDITIONS, Concept, Condition, fill_all
@@ -232,14 +231,14 @@ def _acting(
     merged: Merged | None,
 ) -> Iterator[StepHook | None]:
     """Set adapters, or the merge of two, to act; yields what changes from step to step."""
-    if merged is None:
-        parts = Parts(base.unet, base.text_encoders)
-        set_strengths(parts, strengths)
-        constant = all(schedule == Schedule() for schedule in schedules.values())
-        yield None if constant else scheduled(parts, strengths, schedules)
-        return
-    with merged_acting(base, merged, tuple(strengths), strengths) as before_step:
-        yield before_step
+    with base.vocabulary.only([name for name, strength in strengths.items() if strength != 0]):
+        if merged is None:
+            set_strengths(base.parts, strengths)
+            constant = all(schedule == Schedule() for schedule in schedules.values())
+            yield None if constant else scheduled(base.parts, strengths, schedules)
+            return
+        with merged_acting(base, merged, tuple(strengths), strengths) as before_step:
+            yield before_step
 
 
 def contact_sheet(samples: SampleSet, side: int = 96) -> Image.Image:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from blockwise_lora.atomic import WriteError, write_bytes
-from blockwise_lora.diffusion.bare import bare
+from blockwise_lora.diffusion.attached import bare
 from blockwise_lora.diffusion.base import BaseModel
 from blockwise_lora.diffusion.text import Prompts, Text
 
@@ -69,7 +69,7 @@ class TextTable:
     def of_ids(cls, base: BaseModel, prompts: Iterable[str]) -> TextTable:
         """The prompts' token ids, for a training that changes what the encoders make of them."""
         distinct = sorted(set(prompts))
-        return cls(base.tokenized(distinct), {prompt: i for i, prompt in enumerate(distinct)})
+        return cls(base.vocabulary.ids(distinct), {prompt: i for i, prompt in enumerate(distinct)})
 
     def rows(self, prompts: Iterable[Iterable[str]]) -> Tensor:
         """Rows of a table of prompts, int64, on the model's device."""

@@ -74,6 +74,8 @@ class TrainedAdapter:
         save_adapter(
             folder, self.base.parts, attached.name, spec=attached.spec, metadata=self.metadata()
         )
+        if self.trained.word:
+            self.trained.word.write(folder, self.metadata())
         for look in self.trained.looks:
             for number, picture in enumerate(look.pictures):
                 place = folder / "looks" / f"{look.step:06}-{number:02}.png"

@@ -19,8 +19,10 @@ from pathlib import Path
 
 import torch
 
-from blockwise_lora.adapters.attach import Attached, detach
+from blockwise_lora.adapters.attach import Attached
 from blockwise_lora.adapters.spec import AdapterSpec
+from blockwise_lora.adapters.words import LearnedWord
+from blockwise_lora.diffusion.attached import unload
 from blockwise_lora.diffusion.base import BaseModel
 from blockwise_lora.diffusion.config import TrainingConfig
 from blockwise_lora.diffusion.efficiency import efficient, offloaded
@@ -44,6 +46,7 @@ class Trained:
         resumed_from: steps that an earlier process had done.
         looks: at the adapter while it trained, where `validation` asks for them.
         kept: the look whose weights the adapter has; None: it has those of the last step.
+        word: the trigger with its own vectors, where these were learned.
     """
 
     attached: Attached
@@ -54,6 +57,7 @@ class Trained:
     resumed_from: int
     looks: tuple[Look, ...] = ()
     kept: Look | None = None
+    word: LearnedWord | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ def train_many(
     Raises:
         MaskError: a mask does not fit the model.
         ResolutionError: the pictures' size does not.
-        CaptionError: prior preservation needs a trigger that captions lack.
+        CaptionError: prior preservation or a learned trigger needs one, and captions lack it.
         OptimizerError: the optimiser is not installed or cannot do what is asked.
         TrainingError: no pictures, no memory, or float16 where the device lacks it.
     """
@@ -146,15 +150,18 @@ def train_many(
             seconds = time.monotonic() - began
     except BaseException:
         for attached in done:
-            detach(base.parts, attached.name)
+            unload(base, attached.name)
         raise
     for member in members:
         if member.learner.failure:
-            detach(base.parts, member.learner.name)
-    return [_outcome(*parts, seconds) for parts in zip(jobs, done, members, strict=True)]
+            unload(base, member.learner.name)
+    base.vocabulary.act([jobs[-1].name])
+    return [_outcome(base, *parts, seconds) for parts in zip(jobs, done, members, strict=True)]
 
 
-def _outcome(job: Job, attached: Attached, member: Member, seconds: float) -> Trained | Failed:
+def _outcome(
+    base: BaseModel, job: Job, attached: Attached, member: Member, seconds: float
+) -> Trained | Failed:
     learner = member.learner
     if learner.failure:
         return Failed(job.name, learner.failure)
@@ -167,6 +174,7 @@ def _outcome(job: Job, attached: Attached, member: Member, seconds: float) -> Tr
         member.resumed_from,
         tuple(member.watcher.looks),
         member.watcher.best,
+        base.vocabulary.learned(job.name),
     )
 
 

@@ -18,9 +18,10 @@ from typing import Protocol
 
 from filelock import FileLock, Timeout
 
-from blockwise_lora.adapters import Adapter, AdapterSpec, Plan, detach, read_adapter
+from blockwise_lora.adapters import Adapter, AdapterSpec, Plan, read_adapter
 from blockwise_lora.adapters.files import WEIGHTS_FILE
 from blockwise_lora.atomic import replace_folder, write_text
+from blockwise_lora.diffusion.attached import unload
 from blockwise_lora.diffusion.base import BaseModel
 from blockwise_lora.diffusion.config import TrainingConfig
 from blockwise_lora.diffusion.footprint import training_bytes
@@ -164,7 +165,7 @@ class TrainHere:
                     yield entry, Failed(entry.mask, outcome.error)
                     continue
                 _store(base, lesson, entry, outcome, outcome.seconds / len(jobs))
-                detach(base.parts, outcome.attached.name)
+                unload(base, outcome.attached.name)
                 yield entry, None
 
 

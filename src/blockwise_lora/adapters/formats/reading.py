@@ -21,6 +21,7 @@ from blockwise_lora.adapters.formats.structures import evidence, fitting, settle
 from blockwise_lora.adapters.parts import part_of
 from blockwise_lora.adapters.spec import AdapterSpec
 from blockwise_lora.adapters.updates import Update
+from blockwise_lora.adapters.words import LearnedWord
 from blockwise_lora.blocks import transformer
 from blockwise_lora.blocks.text_encoder import BASE
 from blockwise_lora.errors import UserError
@@ -95,7 +96,7 @@ def read_source(path: str | Path, names: Names | None = None) -> Source:
         raise AdapterError(
             f"{path} has damaged metadata or weights ({error}): fetch it again, or train it anew"
         ) from error
-    return Source(adapter, content.format)
+    return Source(replace(adapter, word=LearnedWord.read(Path(path))), content.format)
 
 
 def _open(path: Path) -> Content:

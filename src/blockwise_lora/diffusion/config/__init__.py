@@ -6,6 +6,7 @@ from blockwise_lora.diffusion.config.noise import LossConfig, NoiseConfig
 from blockwise_lora.diffusion.config.optimization import OptimizerConfig, ScheduleConfig
 from blockwise_lora.diffusion.config.prior import PriorConfig
 from blockwise_lora.diffusion.config.training import TrainingConfig
+from blockwise_lora.diffusion.config.trigger import TriggerEmbeddingConfig
 from blockwise_lora.diffusion.config.validation import ValidationConfig
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "CaptionConfig",
     "AugmentConfig",
     "PriorConfig",
+    "TriggerEmbeddingConfig",
     "ValidationConfig",
     "EfficiencyConfig",
 ]

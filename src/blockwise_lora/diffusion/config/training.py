@@ -8,6 +8,7 @@ from blockwise_lora.diffusion.config.efficiency import EfficiencyConfig
 from blockwise_lora.diffusion.config.noise import LossConfig, NoiseConfig
 from blockwise_lora.diffusion.config.optimization import OptimizerConfig, ScheduleConfig
 from blockwise_lora.diffusion.config.prior import PriorConfig
+from blockwise_lora.diffusion.config.trigger import TriggerEmbeddingConfig
 from blockwise_lora.diffusion.config.validation import ValidationConfig
 
 
@@ -39,6 +40,7 @@ class TrainingConfig:
     trigger: str = ""
     """The word in the captions that comes to stand for the concept; the pipeline takes it from the
     concept's parameters."""
+    trigger_embedding: TriggerEmbeddingConfig = field(default_factory=TriggerEmbeddingConfig)
     checkpoint_every: int = 100
     """Steps between two saved states, from which a killed run goes on."""
     log_every: int = 10
@@ -49,6 +51,8 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         least = {"steps": 1, "batch_size": 1, "accumulation": 1, "checkpoint_every": 1}
         more = []
+        if self.trigger_embedding.train and not self.trigger:
+            more.append("trigger_embedding.train needs trigger, the word in the captions")
         if self.schedule.warmup_steps >= self.steps >= 1 and self.schedule.warmup_steps:
             warmup = self.schedule.warmup_steps
             more.append(f"schedule.warmup_steps ({warmup}) is below steps ({self.steps})")

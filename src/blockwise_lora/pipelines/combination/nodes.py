@@ -63,8 +63,7 @@ def sample_prompts(
         device: where to sample.
         seed: of the first picture of each prompt; the next ones count up.
     """
-    from blockwise_lora.adapters import load_adapter
-    from blockwise_lora.adapters.parts import Parts
+    from blockwise_lora.diffusion.attached import load
     from blockwise_lora.diffusion.base import load_from_parameters
     from blockwise_lora.diffusion.merging import at_strength, merge_adapters
     from blockwise_lora.diffusion.prompts import parse_prompts
@@ -74,7 +73,7 @@ def sample_prompts(
     templates = parse_prompts(prompts)
     base = load_from_parameters(base_model, device)
     for name, adapter in adapters.items():
-        load_adapter(Parts(base.unet, base.text_encoders), adapter, name)
+        load(base, adapter, name)
     merged = None
     if "both" in conditions and config.merge.rule != "active":
         pair = [at_strength(base, a, getattr(config.strengths, n), n) for n, a in adapters.items()]

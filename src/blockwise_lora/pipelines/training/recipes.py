@@ -75,6 +75,7 @@ def resolve(
     merged = {k: v for k, v in {**chosen, **overrides}.items() if k != "training"}
     known = words(name, concept)
     config: Mapping[str, Any] = {"seed": seed, "trigger": known.trigger}
+    config |= {"trigger_embedding": {"initial": known.class_word}}
     for group in (training, _mapping(chosen, "training"), _mapping(overrides, "training")):
         config = _over(config, group)
     return Recipe(
