@@ -1,29 +1,43 @@
 """What does the `paper` study cost, and does the search find as good a pair of masks?
 
-    python benchmarks/sweep.py                  # both, hours on two cores
-    python benchmarks/sweep.py --only study --make-run-seconds 300
-    python benchmarks/sweep.py --quick          # shows that it works; its numbers mean nothing
+    python benchmarks/sweep.py --make-run-seconds 290   # about 40 minutes on one idle core
+    python benchmarks/sweep.py --quick                  # shows that it works, in minutes
 
-Study: wall time of the cat's `paper` study with many masks in a pass, and with one, beside the
-training, sampling and judging of `make run`'s three variants. Sampling and judging are the same
-work for any number of masks in a pass, so they are timed once. Search: for each dev pair, the pair
-of masks that the search recommends against the best one of the `paper` study; both were chosen on
-the sweep's own prompts and are compared on held-out expressions and seeds. What the study made for
-the second part stays in the user's cache folder; the search always starts anew, since its price is
-part of the result. Results go to benchmarks/results/sweep.{json,md}. Only the plain library is
-needed.
+Study: wall time of the cat's `paper` study with many masks in a pass beside that of `make run`.
+What it takes one mask at a time is reckoned from every sixth mask; sampling and judging are the
+same work for any number of masks in a pass, so they are timed once. Without --make-run-seconds,
+`make run` is the training, sampling and judging of its three variants. Search: for each dev pair,
+the pair of masks that the search recommends against the best one of the `paper` study; both were
+chosen on the sweep's own prompts and are compared on held-out expressions and seeds.
+
+A run that was cut off goes on at the part where it stood: what is finished is kept in the user's
+cache folder until parameters or base model change, or --anew is given. Results go to
+benchmarks/results/sweep.{json,md}. Only the plain library is needed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from dev_pairs import RESULTS, STYLE
-from sweeping import COMPARED, SHOWN, Setting, measure_search, measure_study
+from sweeping import (
+    COMPARED,
+    EVERY,
+    SHOWN,
+    Setting,
+    folder_of,
+    measure_default_job,
+    measure_study,
+    search_pair,
+    summarise_search,
+)
 
 from blockwise_lora.atomic import write_text
 
@@ -37,29 +51,25 @@ def page(result: dict) -> str:
     lines = ["# Sweep and search", ""]
     lines += [f"Base model {result['base'][:12]}, {result['threads']} threads.", ""]
     lines += ["Command: `python benchmarks/sweep.py`", ""]
-    if "study" in result:
-        lines += _study_lines(result["study"])
-    if "search" in result:
-        lines += _search_lines(result["search"], result["seeds"])
+    lines += _study_lines(result["study"]) + _search_lines(result["search"], result["seeds"])
     return "\n".join(lines) + "\n"
 
 
 def _study_lines(study: dict) -> list[str]:
-    masks, pairs, told = study["masks"], study["pairs"], study["make_run"]["told"]
-    default = study["make_run"]["measured"]
+    masks, pairs, told = study["masks"], study["pairs"], study["make_run_seconds"]
     lines = ["## The `paper` study", ""]
     lines += [
         f"Cat in {STYLE}: {masks['character']} masks of the character, {masks['style']} of the "
         f"style, {pairs['trained']} trained pairs and {pairs['ablated']} ablated ones; "
-        f"{study['at_once']} masks in a pass. `make run` is "
-        + (f"{told:.0f} s, as told." if told else "its work alone, without processes and loading."),
+        f"{study['at_once']} masks in a pass. One at a time is reckoned from every {EVERY}th mask "
+        f"({sum(study['masks_trained_alone'].values())} trainings). `make run` is "
+        + ("the whole command, as told." if told else "its work, without processes and loading."),
         "",
         "| | wall time, s |",
         "|---|---|",
     ]
     lines += [f"| study: {k.replace('_', ' ')} | {v:.1f} |" for k, v in study["seconds"].items()]
-    lines += [f"| default job: {k} | {v:.1f} |" for k, v in default.items()]
-    lines += ["", "| ratio | |", "|---|---|"]
+    lines += [f"| make run | {study['reference']:.1f} |", "", "| ratio | |", "|---|---|"]
     lines += [f"| {k} | {v:.2f} |" for k, v in study["ratios"].items()]
     return [*lines, "", f"Target: study / make run at most {TARGET:g}.", ""]
 
@@ -95,28 +105,70 @@ def _cell(by: dict, sign: str = "") -> str:
     return f"{by['mean']:{sign}.3f} ({by['low']:{sign}.3f} to {by['high']:{sign}.3f})"
 
 
+class Parts:
+    """Results of finished parts in a file; the others are made.
+
+    Args:
+        path: of the file; None: everything is made.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        known = path is not None and path.exists()
+        self._known = json.loads(path.read_text()) if known else {}
+
+    def get(self, name: str, make: Callable[[], dict]) -> dict:
+        """A part's result."""
+        if name not in self._known:
+            began = time.perf_counter()
+            self._known[name] = make()
+            print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
+            if self._path:
+                write_text(self._path, json.dumps(self._known))
+        return self._known[name]
+
+
+def with_ratios(study: dict, default: dict | None, told: float | None) -> dict:
+    """The study beside `make run`, as told or as measured."""
+    reference, seconds = told or sum(default.values()), study["seconds"]
+    return study | {
+        "make_run_seconds": told,
+        "reference": reference,
+        "ratios": {
+            "study / make run": seconds["study"] / reference,
+            "one at a time / make run": seconds["study_one_at_a_time"] / reference,
+            "one at a time / study": seconds["study_one_at_a_time"] / seconds["study"],
+            "training one at a time / together": seconds["train_one_at_a_time"] / seconds["train"],
+        },
+    }
+
+
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=("study", "search"))
     parser.add_argument("--families", nargs="+", default=list(FAMILIES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3])
     parser.add_argument("--make-run-seconds", type=float, help="wall time of a whole `make run`")
+    parser.add_argument("--anew", action="store_true", help="forget what earlier runs finished")
     parser.add_argument("--quick", action="store_true", help="few steps; nothing is written")
     options = parser.parse_args()
     setting = Setting(options.seeds[:1] if options.quick else options.seeds, options.quick)
-    path = RESULTS / "sweep.json"
-    # The parts take hours and may be run one by one.
-    known = json.loads(path.read_text()) if path.exists() and not options.quick else {}
-    result = known | {"base": setting.shop.base.sha256, "threads": torch.get_num_threads()}
-    if options.only != "search":
-        result["study"] = measure_study(setting, options.make_run_seconds)
-    if options.only != "study":
-        families = options.families[:2] if options.quick else options.families
-        result["search"] = measure_search(setting, families)
-        result["seeds"] = setting.shop.seeds
+    folder = folder_of(setting)
+    if options.anew or options.quick:
+        shutil.rmtree(folder, ignore_errors=True)
+    parts = Parts(None if options.quick else folder / "parts.json")
+    result = {"base": setting.shop.base.sha256, "threads": torch.get_num_threads()}
+    study = parts.get("study", lambda: measure_study(setting))
+    told, default = options.make_run_seconds, None
+    if not told:
+        default = parts.get("make run", lambda: measure_default_job(setting))
+    result["study"] = with_ratios(study, default, told)
+    families = options.families[:2] if options.quick else options.families
+    seeds = result["seeds"] = setting.shop.seeds
+    found = {f: parts.get(f"{f} {seeds}", lambda f=f: search_pair(setting, f)) for f in families}
+    result["search"] = summarise_search(found)
     if not options.quick:
-        write_text(path, json.dumps(result, indent=2) + "\n")
+        write_text(RESULTS / "sweep.json", json.dumps(result, indent=2) + "\n")
         write_text(RESULTS / "sweep.md", page(result))
     print(page(result))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -11,18 +12,18 @@ from pathlib import Path
 
 import dev_pairs
 import numpy as np
-from dev_pairs import RAW, ROOT, STYLE, VARIANTS, Pair, as_samples, parameters, pooled
+from dev_pairs import RAW, ROOT, STYLE, VARIANTS, Pair, as_samples, parameters
 
 from blockwise_lora.adapters import AdapterSpec
+from blockwise_lora.diffusion.checkpoints import configuration_hash
 from blockwise_lora.diffusion.config import TrainingConfig
 from blockwise_lora.diffusion.prompts import fill_all
 from blockwise_lora.diffusion.samples import SampleSet
 from blockwise_lora.imagesets import ImageSet
-from blockwise_lora.judges.bootstrap import interval
+from blockwise_lora.judges.bootstrap import Scores, interval
 from blockwise_lora.judges.panel import JudgeConfig, Panel
 from blockwise_lora.judges.protocol import BootstrapConfig, evaluate, judge
 from blockwise_lora.judges.samples import Question, References, Row, Sample
-from blockwise_lora.judges.scores import Judged
 from blockwise_lora.parameters import typed
 from blockwise_lora.sweep.bank import Bank, Lesson, train_missing
 from blockwise_lora.sweep.candidates import Space
@@ -34,6 +35,10 @@ from blockwise_lora.sweep.studies import Pair as Masks
 from blockwise_lora.sweep.workshop import Workshop, run_study
 
 CACHE = dev_pairs.CACHE.parent / "sweep"
+TIMED = "cat"
+"""The family whose study is timed."""
+EVERY = 6
+"""One mask in so many is trained by itself as well, to reckon what all would take so."""
 COMPARED = ("search", "study", "all blocks")
 DIFFERENCES = (("search", "study"), ("search", "all blocks"), ("study", "all blocks"))
 SHOWN = ("combined", "identity", "style", "prompt", "truth")
@@ -120,37 +125,54 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     seconds[name] = round(time.perf_counter() - began, 2)
 
 
-def measure_study(setting: Setting, make_run_seconds: float | None) -> dict:
-    """Wall times of the study, of the same one mask at a time, and of `make run`'s work."""
-    pair = Pair.of("cat", setting.shop.words)
-    seconds: dict[str, float] = {}
+def folder_of(setting: Setting) -> Path:
+    """Where adapters and pictures of the studies, and results of finished parts, are kept."""
+    key = configuration_hash(
+        base=setting.shop.base.sha256,
+        training=setting.training,
+        sampling=setting.sampling,
+        sweep=setting.sweep,
+        variants=setting.shop.variants,
+    )
+    return CACHE / key[:16]
+
+
+def measure_study(setting: Setting) -> dict:
+    """Wall times of the study, and of training a few of its masks one at a time.
+
+    It begins with an empty bank, whatever an earlier run that was cut off left there.
+    """
+    pair = Pair.of(TIMED, setting.shop.words)
+    folder, seconds = folder_of(setting) / "studies", {}
+    shutil.rmtree(folder, ignore_errors=True)
     _warm_up(setting, pair)
-    with tempfile.TemporaryDirectory() as folder:
-        together = setting.open(pair, Path(folder) / "together")
-        study = setting.study(together)
-        brief, questions = setting.brief(pair, setting.sweep["first_seed"])
-        with timed(seconds, "train"):
-            together.train(study.pairs)
-        with timed(seconds, "sample_and_judge"):
-            outcome = run_study(together, study, brief, questions)
-        alone = setting.open(pair, Path(folder) / "alone", at_once=1)
-        with timed(seconds, "train_one_at_a_time"):
-            alone.train(study.pairs)
-        default = _default_job(setting, pair, Path(folder) / "default")
-    total = seconds["train"] + seconds["sample_and_judge"]
-    single = seconds["train_one_at_a_time"] + seconds["sample_and_judge"]
-    reference = make_run_seconds or sum(default.values())
+    together = setting.open(pair, folder)
+    study = setting.study(together)
+    brief, questions = setting.brief(pair, setting.sweep["first_seed"])
+    with timed(seconds, "train"):
+        together.train(study.pairs)
+    with timed(seconds, "sample_and_judge"):
+        outcome = run_study(together, study, brief, questions)
+    masks = {c: study.masks(c) for c in CONCEPTS}
+    few = {c: masks[c][::EVERY] for c in CONCEPTS}
+    with tempfile.TemporaryDirectory() as scratch:
+        alone = setting.open(pair, Path(scratch), at_once=1)
+        for c in CONCEPTS:
+            with timed(seconds, f"train_{c}_one_at_a_time"):
+                train_missing(alone.base, alone.lessons[c], few[c], alone.bank, at_once=1)
+    singly = sum(
+        seconds.pop(f"train_{c}_one_at_a_time") * len(masks[c]) / len(few[c]) for c in CONCEPTS
+    )
     return {
-        "masks": {c: len(study.masks(c)) for c in CONCEPTS},
+        "masks": {c: len(masks[c]) for c in CONCEPTS},
+        "masks_trained_alone": {c: len(few[c]) for c in CONCEPTS},
         "pairs": {"trained": len(outcome.trained), "ablated": len(outcome.ablated)},
         "at_once": together.at_once,
-        "seconds": seconds | {"study": total, "study_one_at_a_time": single},
-        "make_run": {"told": make_run_seconds, "measured": default},
-        "ratios": {
-            "study / make run": total / reference,
-            "one at a time / make run": single / reference,
-            "one at a time / study": single / total,
-            "training one at a time / together": seconds["train_one_at_a_time"] / seconds["train"],
+        "seconds": seconds
+        | {
+            "train_one_at_a_time": round(singly, 2),
+            "study": seconds["train"] + seconds["sample_and_judge"],
+            "study_one_at_a_time": round(singly + seconds["sample_and_judge"], 2),
         },
     }
 
@@ -167,12 +189,13 @@ def _warm_up(setting: Setting, pair: Pair) -> None:
         setting.panel.look(pictures)
 
 
-def _default_job(setting: Setting, pair: Pair, folder: Path) -> dict[str, float]:
+def measure_default_job(setting: Setting) -> dict[str, float]:
     """Seconds of `make run`'s work, without its processes, imports and loading of models."""
-    shop, seconds = setting.shop, {}
+    pair = Pair.of(TIMED, setting.shop.words)
+    shop, seconds, adapters = setting.shop, {}, {}
     images = setting.pictures(pair.family, pair.character.class_word)
-    bank, adapters = Bank(folder), {}
-    with timed(seconds, "train"):
+    with timed(seconds, "train"), tempfile.TemporaryDirectory() as scratch:
+        bank = Bank(Path(scratch))
         for variant in VARIANTS:
             lessons = setting.lessons(pair, images, variant)
             for concept, lesson in lessons.items():
@@ -191,11 +214,10 @@ def _default_job(setting: Setting, pair: Pair, folder: Path) -> dict[str, float]
     return seconds
 
 
-def search_pair(setting: Setting, family: str) -> tuple[Judged, dict]:
+def search_pair(setting: Setting, family: str) -> dict:
     """Search, study, and both recommendations on held-out prompts and seeds."""
     pair = Pair.of(family, setting.shop.words)
-    cache = CACHE / ("quick" if setting.quick else "full") / family
-    studied = setting.open(pair, cache)
+    studied = setting.open(pair, folder_of(setting) / "studies")
     brief, questions = setting.brief(pair, setting.sweep["first_seed"])
     outcome = run_study(studied, setting.study(studied), brief, questions)
     with tempfile.TemporaryDirectory() as folder:
@@ -210,15 +232,19 @@ def search_pair(setting: Setting, family: str) -> tuple[Judged, dict]:
         samples = _as(Row("base"), studied.studio(brief).base_samples())
         for name, (shop, masks) in chosen.items():
             samples += _as(Row(name, "both"), shop.studio(brief).samples(shop.trained(masks)))
-    told = {
+    judged = judge(setting.panel, samples, questions, studied.references)
+    return {
         "search": dataclasses.asdict(found.recommended),
         "study": dataclasses.asdict(outcome.best),
         "screened": len(found.screened),
         "finalists": len(found.trained),
         "search_seconds": found.seconds,
         "in_single_trainings": found.seconds / single,
+        "scores": {
+            name: {s: judged.scores(Row(name, "both"), s).values.tolist() for s in SHOWN}
+            for name in COMPARED
+        },
     }
-    return judge(setting.panel, samples, questions, studied.references), told
 
 
 def _search(setting: Setting, shop: Workshop, pair: Pair) -> tuple[Found, float]:
@@ -240,24 +266,24 @@ def _as(row: Row, made: SampleSet) -> list[Sample]:
     return [Sample(row, r.prompt_index, r.seed, picture) for r, picture in made]
 
 
-def measure_search(setting: Setting, families: Sequence[str]) -> dict:
+def summarise_search(families: dict[str, dict]) -> dict:
     """Scores of what search and study recommend, over all families."""
-    judged, told = {}, {}
-    for family in families:
-        judged[family], told[family] = search_pair(setting, family)
 
-    def row(name: str, score: str):
-        return pooled(judged, Row(name, "both"), score)
+    def row(name: str, score: str, only: str | None = None) -> Scores:
+        """Of all families; prompts of different families are different clusters."""
+        tables = [t["scores"][name][score] for f, t in families.items() if only in (None, f)]
+        values = np.concatenate([np.array(table, dtype=float) for table in tables])
+        return Scores(tuple(range(len(values))), tuple(range(values.shape[1])), values)
 
-    def bounds(scores) -> dict[str, float]:
+    def bounds(scores: Scores) -> dict[str, float]:
         return dev_pairs.vars_of(interval(scores, np.random.default_rng(0)))
 
     return {
-        "families": told,
+        "families": {f: {k: v for k, v in t.items() if k != "scores"} for f, t in families.items()},
         "scores": {name: {s: bounds(row(name, s)) for s in SHOWN} for name in COMPARED},
         "by_family": {
-            family: {name: bounds(j.scores(Row(name, "both"), "combined")) for name in COMPARED}
-            for family, j in judged.items()
+            family: {name: bounds(row(name, "combined", family)) for name in COMPARED}
+            for family in families
         },
         "differences": {
             f"{a} - {b}": {s: bounds(row(a, s) - row(b, s)) for s in SHOWN} for a, b in DIFFERENCES

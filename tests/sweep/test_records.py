@@ -15,6 +15,8 @@ def test_the_json_is_json_and_has_every_pair(outcome):
     told = json.loads(json.dumps(to_json(outcome), allow_nan=False))
     assert told["best"] == {"character": "mid", "style": "out3"}
     pairs = {(p["character"], p["style"]): p for p in told["pairs"]}
+    best = pairs["mid", "out3"]["scores"]
+    assert told["best_scores"] == {score: by["mean"] for score, by in best.items()}
     assert len(pairs) == len(LOSSES)
     skipped = pairs["all+mid:0", "all"]
     assert skipped["scores"]["identity"]["mean"] == pytest.approx(0.2, abs=0.02)

@@ -5,7 +5,7 @@ import pytest
 from blockwise_lora.adapters import AdapterSpec, attached_names
 from blockwise_lora.judges.bootstrap import Interval
 from blockwise_lora.sweep.outcome import row_of
-from blockwise_lora.sweep.sensitivity import gradient_norms, needs
+from blockwise_lora.sweep.sensitivity import gradient_norms, needs, pulls_apart
 from blockwise_lora.sweep.studies import Pair
 
 
@@ -42,3 +42,11 @@ def test_needs_by_hand():
     }
     found = needs(effects, ("in1", "out3"))
     assert found["in1"] == pytest.approx(0.4) and found["out3"] == 0
+
+
+def test_pulls_are_compared_as_shares():
+    """One lesson pulls ten times as hard everywhere; only where it pulls counts."""
+    apart = pulls_apart(
+        {"character": {"mid": 30.0, "out3": 10.0}, "style": {"in0": 2.0, "out3": 2.0}}
+    )
+    assert apart == {"mid": 0.75, "out3": -0.25, "in0": -0.5}

@@ -22,6 +22,7 @@ from blockwise_lora.sweep.candidates import Space
 from blockwise_lora.sweep.outcome import row_of
 from blockwise_lora.sweep.pictures import Brief
 from blockwise_lora.sweep.recommendation import Budget, Search
+from blockwise_lora.sweep.records import mask_records
 from blockwise_lora.sweep.search import open_study
 from blockwise_lora.sweep.studies import CONCEPTS, Pair, own_study
 from blockwise_lora.sweep.workshop import Workshop, run_study
@@ -96,6 +97,30 @@ def test_what_an_adapter_took_is_on_record(outcome, shop):
     assert 0 < small.parameters < large.parameters
     assert small.file_bytes < large.file_bytes and small.seconds > 0
     assert 0 < small.memory_bytes < large.memory_bytes
+
+
+def test_every_trained_pair_has_a_record_of_what_varies_in_it(outcome, shop):
+    records = {record.name: record for record in mask_records(shop, outcome)}
+    assert list(records) == [
+        "character: all; style: all",
+        "character: all+mid:0",
+        "style: out3",
+        "character: mid; style: out3",
+    ]
+    assert len({record.key for record in records.values()}) == 4
+    style = records["style: out3"]
+    assert style.tags["mask.style"] == "out3" and style.tags["mask.character"] == "all"
+    assert list(style.losses) == list(style.adapters) == ["style"]
+    assert len(style.losses["style"]) == 6 and style.adapters["style"].is_dir()
+    ranks = style.parameters["style"]["rank_of"]
+    assert ranks["out3"] == 4 and not any(r for block, r in ranks.items() if block != "out3")
+    assert style.parameters["style"]["cost"]["memory_bytes"] > 0
+    row = row_of(Pair("all", "out3"))
+    assert style.scores["identity"] == outcome.scores[row]["identity"].mean
+    assert style.scores["effect.style"] == outcome.effects[row]["style"].mean
+    assert style.sheet.size == (2 * 64, 2 * 64), "seeds across, prompts down"
+    samples = [s for s in outcome.judged.samples if s.row == row and (s.prompt, s.seed) == (1, 0)]
+    assert style.sheet.crop((0, 64, 64, 128)).tobytes() == samples[0].picture.tobytes()
 
 
 def test_a_search_ends_with_one_pair_confirmed_elsewhere(shop):

@@ -26,7 +26,7 @@ from blockwise_lora.sweep.search import (
     recommend,
     screen,
 )
-from blockwise_lora.sweep.sensitivity import needs
+from blockwise_lora.sweep.sensitivity import gradient_norms, needs, pulls_apart
 from blockwise_lora.sweep.studies import CONCEPTS, FULL, Pair, skip
 from blockwise_lora.sweep.workshop import Workshop
 
@@ -37,6 +37,8 @@ MASK_PRICE = 0.5
 """What a mask costs in a pass with others, in trainings of a full adapter: 0.4 (eight in a pass) to
 0.65 (alone) on the embedded model, see benchmarks/training.py. Said beforehand, since finalists are
 chosen before they are trained."""
+PULLS = 4
+"""Batches over which gradients are averaged: noise levels are spread over each, so few will do."""
 
 
 @dataclass(frozen=True)
@@ -155,8 +157,19 @@ class Search:
             samples = studio.samples(self.shop.ablated(candidate.pair))
             return self._score(studio, Tried(candidate.pair, "ablated", samples))
 
-        first = [everything(self.space), shared_out(self.space, self._needs(quick))]
-        screen(self.study, self.space, first, look, lambda n: n >= 2 and time.monotonic() > until)
+        first = [
+            everything(self.space),
+            shared_out(self.space, self._needs(quick)),
+            shared_out(self.space, self._pulls()),
+        ]
+        tried = len(set(first))
+        screen(
+            self.study,
+            self.space,
+            first,
+            look,
+            lambda n: n >= tried and time.monotonic() > until,
+        )
 
     def _needs(self, studio: Studio) -> dict[str, float]:
         """From switching each block off in either full adapter."""
@@ -170,6 +183,11 @@ class Search:
         judged = self._judge(studio, samples)
         found = effects(judged, rows.values(), rows[FULL_PAIR], self.shop.bootstrap)
         return needs(found, self._blocks)
+
+    def _pulls(self) -> dict[str, float]:
+        """From how hard either lesson pulls at each block before anything is learned."""
+        base, lessons = self.shop.base, self.shop.lessons
+        return pulls_apart({c: gradient_norms(base, lessons[c], PULLS) for c in CONCEPTS})
 
     @property
     def _blocks(self) -> tuple[str, ...]:

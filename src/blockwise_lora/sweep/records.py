@@ -102,6 +102,8 @@ def to_json(outcome: Outcome, found: Found | None = None) -> dict[str, Any]:
     told = {
         "study": outcome.study,
         "best": asdict(outcome.best),
+        # Numbers by name, which `dvc exp show` puts side by side; it leaves lists alone.
+        "best_scores": {s: _number(by.mean) for s, by in _best(outcome).items() if by.n},
         "frontier": [asdict(pair) for pair in outcome.frontier],
         "pairs": [
             {
@@ -148,6 +150,10 @@ def to_rows(outcome: Outcome) -> list[dict[str, Any]]:
 
 def _all(outcome: Outcome) -> list[tuple[Pair, Kind]]:
     return [(p, "trained") for p in outcome.trained] + [(p, "ablated") for p in outcome.ablated]
+
+
+def _best(outcome: Outcome) -> Mapping[str, Interval]:
+    return outcome.scores[row_of(outcome.best)]
 
 
 def _told(intervals: Mapping[str, Interval]) -> dict[str, dict[str, float | None]]:

@@ -66,6 +66,23 @@ def gradient_norms(base: BaseModel, lesson: Lesson, batches: int = 16) -> dict[s
         detach(base.unet, name)
 
 
+def pulls_apart(norms: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """How much more of its pull the character's lesson puts on a block than the style's does.
+
+    Args:
+        norms: concept to `gradient_norms`; a block without a layer has no pull.
+
+    Returns:
+        Coarse block to the difference of shares, each of all that its lesson pulls.
+    """
+    blocks = dict.fromkeys(block for pulls in norms.values() for block in pulls)
+    shares = {
+        c: {b: pulls.get(b, 0.0) / sum(pulls.values()) for b in blocks}
+        for c, pulls in norms.items()
+    }
+    return {b: shares["character"][b] - shares["style"][b] for b in blocks}
+
+
 def needs(
     effects: Mapping[Row, Mapping[str, Interval]], blocks: tuple[str, ...]
 ) -> dict[str, float]:
