@@ -1,10 +1,10 @@
 """What does the `paper` study cost, and does the search find as good a pair of masks?
 
-    python benchmarks/sweep.py --make-run-seconds 290   # about 40 minutes on one idle core
+    python benchmarks/sweep.py --make-run-seconds 290   # about 45 minutes on one idle core
     python benchmarks/sweep.py --quick                  # shows that it works, in minutes
 
 Study: wall time of the cat's `paper` study with many masks in a pass beside that of `make run`.
-What it takes one mask at a time is reckoned from every sixth mask; sampling and judging are the
+What it takes one mask at a time is reckoned from every eighth mask; sampling and judging are the
 same work for any number of masks in a pass, so they are timed once. Without --make-run-seconds,
 `make run` is the training, sampling and judging of its three variants. Search: for each dev pair,
 the pair of masks that the search recommends against the best one of the `paper` study; both were

@@ -37,7 +37,7 @@ from blockwise_lora.sweep.workshop import Workshop, run_study
 CACHE = dev_pairs.CACHE.parent / "sweep"
 TIMED = "cat"
 """The family whose study is timed."""
-EVERY = 6
+EVERY = 8
 """One mask in so many is trained by itself as well, to reckon what all would take so."""
 COMPARED = ("search", "study", "all blocks")
 DIFFERENCES = (("search", "study"), ("search", "all blocks"), ("study", "all blocks"))
