@@ -33,10 +33,10 @@ def training_bytes(base: BaseModel, name: str, config: TrainingConfig) -> int:
         name: of the adapter.
         config: batch size, and what saves memory; pictures of a prior are not counted.
     """
-    trained = trainable_parameters(base.unet, name)
+    trained = trainable_parameters(base.parts, name)
     for parameter in trained:
         parameter.requires_grad_(True)
-    set_strengths(base.unet, {name: 1.0})
+    set_strengths(base.parts, {name: 1.0})
     rows, side = config.batch_size, base.resolution // base.vae_factor
     noisy = torch.zeros(rows, base.unet.config.in_channels, side, side, device=base.device)
     frame = [float(base.resolution)] * 2 + [0.0] * 2 + [float(base.resolution)] * 2
