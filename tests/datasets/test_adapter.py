@@ -1,4 +1,6 @@
 import dataclasses
+import errno
+import os
 
 import pytest
 import torch
@@ -99,6 +101,39 @@ def test_a_failed_save_leaves_the_old_adapter(dataset, adapter, models):
         weights.copy_(kept)
     assert dataset.load().sha256 == old
     assert [p.name for p in (models / "lora").iterdir()] == ["style"]
+
+
+def test_a_full_disk_costs_no_training(
+    dataset, adapter, models, loaded_tiny_base, tmp_path, monkeypatch
+):
+    """States stay until the adapter is written; started again, the run goes on from there."""
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def trained():
+        return train(
+            loaded_tiny_base,
+            read_imagefolder(tmp_path / "pictures"),
+            AdapterSpec("out3", rank=2),
+            dataclasses.replace(CONFIG, steps=3, checkpoint_every=2),
+            name="again",
+            checkpoint_dir=tmp_path / "states",
+            keep_states=True,
+        )
+
+    first = trained()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(DatasetError, match="the disk is full: free some space and run again"):
+            dataset.save(dataclasses.replace(adapter, trained=first))
+    assert not dataset.exists() and len(list((tmp_path / "states").iterdir())) == 1
+    detach(loaded_tiny_base.unet, "again")
+    second = trained()
+    assert second.resumed_from == 2 and second.losses == first.losses
+    dataset.save(dataclasses.replace(adapter, trained=second))
+    assert dataset.exists() and list((tmp_path / "states").iterdir()) == []
+    detach(loaded_tiny_base.unet, "again")
 
 
 def test_mistakes(dataset):

@@ -49,7 +49,7 @@ class AdapterDataset(AbstractDataset["TrainedAdapter", "Adapter"]):
         return read_adapter(Path(self._filepath))
 
     def save(self, data: TrainedAdapter) -> None:
-        """Write the adapter, archiving what it replaces."""
+        """Write the adapter, archiving what it replaces; then its training's states may go."""
         from blockwise_lora.diffusion.trained import TrainedAdapter
 
         if not isinstance(data, TrainedAdapter):
@@ -58,6 +58,7 @@ class AdapterDataset(AbstractDataset["TrainedAdapter", "Adapter"]):
         self._make_room(folder, data)
         with replace_folder(folder) as new:
             data.write(new)
+        data.trained.forget()
         log.info("%s: %s", folder, data.spec.to_json())
 
     def _make_room(self, folder: Path, data: TrainedAdapter) -> None:

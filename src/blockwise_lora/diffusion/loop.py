@@ -110,8 +110,11 @@ class Loop:
             member.learner.finish()
             member.watcher.keep_best()
         self.adapters.write_back()
+
+    def forget(self, key: str) -> None:
+        """Delete the saved states of one member."""
         if self._checkpoints:
-            self._checkpoints.remove([m.key for m in self.members if not m.learner.failure])
+            self._checkpoints.remove([key])
 
     def step(self, active: Sequence[Member]) -> None:
         """One step of each member."""

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -47,6 +48,7 @@ class Trained:
         looks: at the adapter while it trained, where `validation` asks for them.
         kept: the look whose weights the adapter has; None: it has those of the last step.
         word: the trigger with its own vectors, where these were learned.
+        forget: deletes the saved states, once the adapter is safe (`keep_states`).
     """
 
     attached: Attached
@@ -58,6 +60,7 @@ class Trained:
     looks: tuple[Look, ...] = ()
     kept: Look | None = None
     word: LearnedWord | None = None
+    forget: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ def train(
     cache_dir: Path | None = None,
     on_step: Callable[[int], None] | None = None,
     watching: Watching = ALONE,
+    keep_states: bool = False,
 ) -> Trained:
     """Train one adapter, which is active at the end.
 
@@ -96,6 +100,7 @@ def train(
         cache_dir=cache_dir,
         on_step=on_step,
         watching=watching,
+        keep_states=keep_states,
     )
     if isinstance(outcome, Failed):
         raise outcome.error
@@ -110,6 +115,7 @@ def train_many(
     cache_dir: Path | None = None,
     on_step: Callable[[int], None] | None = None,
     watching: Watching = ALONE,
+    keep_states: bool = False,
 ) -> list[Trained | Failed]:
     """Train several adapters of one model in one pass.
 
@@ -126,6 +132,8 @@ def train_many(
             nowhere.
         on_step: called after each step with the number of steps done.
         watching: what the looks at the adapters need, and whom they are told to.
+        keep_states: whether saved states stay after success, until `Trained.forget`: so that a
+            full disk or a kill costs no training while the adapter is being written.
 
     Returns:
         For each job its outcome; all trained adapters are attached, the last one is active.
@@ -146,7 +154,8 @@ def train_many(
             began = time.monotonic()
             offload = any(job.config.efficiency.offload for job in jobs)
             with offloaded(base, offload, not any(m.learns_text for m in members)):
-                Loop(base, members, adapters, checkpoint_dir, watching).run(on_step)
+                loop = Loop(base, members, adapters, checkpoint_dir, watching)
+                loop.run(on_step)
             seconds = time.monotonic() - began
     except BaseException:
         for attached in done:
@@ -156,11 +165,23 @@ def train_many(
         if member.learner.failure:
             unload(base, member.learner.name)
     base.vocabulary.act([jobs[-1].name])
-    return [_outcome(base, *parts, seconds) for parts in zip(jobs, done, members, strict=True)]
+    outcomes = [
+        _outcome(base, job, attached, member, seconds, partial(loop.forget, member.key))
+        for job, attached, member in zip(jobs, done, members, strict=True)
+    ]
+    for outcome in outcomes:
+        if isinstance(outcome, Trained) and not keep_states:
+            outcome.forget()
+    return outcomes
 
 
 def _outcome(
-    base: BaseModel, job: Job, attached: Attached, member: Member, seconds: float
+    base: BaseModel,
+    job: Job,
+    attached: Attached,
+    member: Member,
+    seconds: float,
+    forget: Callable[[], None],
 ) -> Trained | Failed:
     learner = member.learner
     if learner.failure:
@@ -175,6 +196,7 @@ def _outcome(
         tuple(member.watcher.looks),
         member.watcher.best,
         base.vocabulary.learned(job.name),
+        forget,
     )
 
 

@@ -158,13 +158,18 @@ class TrainHere:
                 for entry in entries
             ]
             outcomes = train_many(
-                base, jobs, checkpoint_dir=self.checkpoint_dir, cache_dir=self.cache_dir
+                base,
+                jobs,
+                checkpoint_dir=self.checkpoint_dir,
+                cache_dir=self.cache_dir,
+                keep_states=True,
             )
             for entry, outcome in zip(entries, outcomes, strict=True):
                 if isinstance(outcome, Failed):
                     yield entry, Failed(entry.mask, outcome.error)
                     continue
                 _store(base, lesson, entry, outcome, outcome.seconds / len(jobs))
+                outcome.forget()
                 unload(base, outcome.attached.name)
                 yield entry, None
 

@@ -80,6 +80,7 @@ def train_adapter(
         checkpoint_dir=user_cache() / "checkpoints",
         cache_dir=user_cache(),
         watching=watching(recipe, images, evaluation, device),
+        keep_states=True,  # until AdapterDataset has written the adapter
     )
     meaning = {"concept": name, "variant": variant, "trigger": recipe.concept.trigger}
     meaning["class_word"] = recipe.concept.class_word
