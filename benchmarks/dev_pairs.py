@@ -6,7 +6,7 @@
 For every family it trains a character adapter (and once a style adapter) for each variant of
 conf/base/parameters_variants.yml, samples held-out expressions, and scores them as the evaluation
 pipeline does. Trained adapters are kept in the user's cache folder, so a second run only samples;
-results go to benchmarks/results/dev_pairs.{json,md}. Uses the plain library only.
+results go to benchmarks/results/dev_pairs.{json,md}. Needs no Kedro run.
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ import yaml
 from PIL import Image
 from platformdirs import user_cache_path
 
-from blockwise_lora.adapters import Adapter, AdapterSpec, detach, load_adapter, read_adapter
+from blockwise_lora.adapters import Adapter, detach, load_adapter, read_adapter
 from blockwise_lora.atomic import replace_folder, write_text
 from blockwise_lora.diffusion.base import BaseModel, load_base
 from blockwise_lora.diffusion.checkpoints import configuration_hash
-from blockwise_lora.diffusion.config import TrainingConfig
 from blockwise_lora.diffusion.prompts import Concept
-from blockwise_lora.diffusion.samples import SampleSet, sample_conditions
+from blockwise_lora.diffusion.samples import SampleSet, Strengths, sample_conditions
 from blockwise_lora.diffusion.sampling import SamplingConfig
 from blockwise_lora.diffusion.trained import TrainedAdapter
 from blockwise_lora.diffusion.trainer import train
@@ -47,6 +46,7 @@ from blockwise_lora.judges.samples import (
 )
 from blockwise_lora.judges.scores import SCORES, Judged
 from blockwise_lora.parameters import typed
+from blockwise_lora.pipelines.training.recipes import Recipe, resolve
 
 ROOT = Path(__file__).resolve().parents[1]
 RAW, RESULTS = ROOT / "data" / "01_raw", ROOT / "benchmarks" / "results"
@@ -111,10 +111,21 @@ class Workshop:
         rule = CaptionRule(words["trigger"], class_word, template)
         return curate(folder, rule, self.curation)[0]
 
+    def recipe(self, concept: str, variant: str) -> Recipe:
+        """How the pipeline would train the concept's adapter."""
+        return resolve(
+            concept,
+            concept=self.words[concept],
+            variant=variant,
+            variants=self.variants,
+            training=self.training,
+            seed=0,
+        )
+
     def adapter(self, concept: str, variant: str, images: ImageSet) -> Adapter:
         """The concept's adapter in a variant, trained on first use."""
-        spec = typed(AdapterSpec, self.variants[variant][concept], f"{variant}.{concept}")
-        config = typed(TrainingConfig, self.training, "training")
+        recipe = self.recipe(concept, variant)
+        spec, config = recipe.spec, recipe.config
         key = configuration_hash(
             spec=spec.to_json(), training=config, data=images.sha256, base=self.base.sha256
         )
@@ -128,7 +139,12 @@ class Workshop:
         return read_adapter(folder)
 
     def sample(
-        self, pair: Pair, adapters: dict[str, Adapter], conditions: list[str], variant: str
+        self,
+        pair: Pair,
+        adapters: dict[str, Adapter],
+        conditions: list[str],
+        variant: str,
+        strength: float = 1.0,
     ) -> SampleSet:
         """Every prompt and seed under some conditions."""
         for name, adapter in adapters.items():
@@ -142,6 +158,7 @@ class Workshop:
                 character=pair.character,
                 style=pair.style,
                 config=self.sampling,
+                strengths=Strengths(strength, strength),
                 variant=variant,
             )
         finally:
@@ -184,7 +201,9 @@ def judge_pair(shop: Workshop, panel: Panel, pair: Pair) -> tuple[Judged, dict[s
         if variant == VARIANTS[0]:
             swapped = {"character": adapters["style"], "style": adapters["character"]}
             samples += as_samples(shop.sample(pair, swapped, ["character", "style"], "swapped"))
-            samples += as_samples(shop.sample(permuted(pair), adapters, ["both"], "permuted"))
+            words = permuted(pair)
+            samples += as_samples(shop.sample(words, adapters, ["both"], "permuted"))
+            samples += as_samples(shop.sample(words, adapters, ["both"], "permuted, off", 0.0))
     references = References(tuple(p.open() for p in faces), tuple(p.open() for p in drawn))
     judged = evaluate(panel, samples, pair.questions, references).judged
     return judged, {score: list(gap(judged, score)) for score in REAL}
@@ -239,7 +258,7 @@ def summary(judged: dict[str, Judged]) -> dict:
         "style, swapped (character adapter instead)": Row("swapped", "style"),
     }
     shares = {k: vars_of(closed(judged, row, k.split(",")[0])) for k, row in gaps.items()}
-    for variant in (*VARIANTS, "permuted"):
+    for variant in (*VARIANTS, "permuted", "permuted, off"):
         for score in ("identity", "style"):
             name = f"{score}, both as {variant}"
             shares[name] = vars_of(closed(judged, Row(variant, "both"), score))

@@ -1,6 +1,8 @@
+import re
+
 import pytest
 
-from blockwise_lora.diffusion.captions import CaptionError, without_trigger, wordings
+from blockwise_lora.diffusion.captions import CaptionError, contrasts, without_trigger, wordings
 from blockwise_lora.diffusion.config import CaptionConfig, PriorConfig, TrainingConfig
 
 
@@ -18,9 +20,87 @@ def test_captions_without_the_trigger(caption, rest):
     assert without_trigger(caption, TrainingConfig(trigger="zkc")) == rest
 
 
-def test_another_word_in_the_triggers_place():
-    config = TrainingConfig(trigger="qwo", prior=PriorConfig(replacement="xyv"))
-    assert without_trigger("qwo style, automobile", config) == "xyv style, automobile"
+def contrasted(caption, trigger, context):
+    prior = PriorConfig("distil", contexts=("{caption}", context))
+    return contrasts([caption] * 60, TrainingConfig(trigger=trigger, prior=prior))
+
+
+@pytest.mark.parametrize(
+    ("caption", "trigger", "context", "named", "unnamed"),
+    [
+        (
+            "zkc cat face, grinning",
+            "zkc",
+            "{word} style, {caption}",
+            "W style, zkc cat face, grinning",
+            {
+                "W style, cat face, grinning",
+                "W style, W cat face, grinning",
+                "zkc style, W cat face, grinning",
+            },
+        ),
+        (
+            "qwo style, automobile, red",
+            "qwo",
+            "{head}, {word} {tail}",
+            "qwo style, W automobile, red",
+            {
+                "style, W automobile, red",
+                "W style, W automobile, red",
+                "W style, qwo automobile, red",
+            },
+        ),
+    ],
+)
+def test_captions_beside_others_that_do_not_name_the_concept(
+    caption, trigger, context, named, unnamed
+):
+    ours, others = contrasted(caption, trigger, context)
+    words = known_words(caption, trigger)
+    assert set(ours[::2]) == {caption}
+    assert {masked(text, words) for text in ours[1::2]} == {named}
+    assert {masked(text, words) for text in others[1::2]} == unnamed
+    assert not any(trigger in text.split() for text in others[::2])
+
+
+def known_words(caption, trigger):
+    return {trigger, "style", "automobile", "red", "cat", "face", "grinning"}
+
+
+def masked(text, words):
+    return re.sub(r"\w+", lambda word: word[0] if word[0] in words else "W", text)
+
+
+def test_the_made_up_word_is_the_same_where_it_changes_places_with_the_trigger():
+    ours, others = contrasted("zkc cat", "zkc", "{word} style, {caption}")
+    moved = [(a, b) for a, b in zip(ours, others, strict=True) if b.startswith("zkc")]
+    assert moved
+    assert all(a.split()[0] == b.split()[2] for a, b in moved)
+
+
+def test_contrasts_depend_on_caption_and_seed_alone():
+    pair = contrasted("zkc cat", "zkc", "{word} style, {caption}")
+    assert pair == contrasted("zkc cat", "zkc", "{word} style, {caption}")
+    assert len(set(pair[0])) > 20  # made-up words differ
+
+
+def test_without_contexts_the_trigger_is_left_out():
+    config = TrainingConfig(trigger="zkc", prior=PriorConfig("distil"))
+    assert contrasts(["zkc cat, sad"], config) == (("zkc cat, sad",), ("cat, sad",))
+
+
+def test_contexts_make_wordings(images):
+    prior = PriorConfig("distil", contexts=("{caption}",))
+    assert {len(w) for w in wordings(images, TrainingConfig(prior=prior))} == {8}
+
+
+@pytest.mark.parametrize(
+    ("context", "mistake"),
+    [("{word} style", "lacks {caption}"), ("{capton}", "capton"), ("{caption", "cannot be read")],
+)
+def test_a_context_with_a_mistake(context, mistake):
+    with pytest.raises(ValueError, match=re.escape(mistake)):
+        PriorConfig("distil", contexts=(context,))
 
 
 def test_a_caption_that_does_not_name_the_concept():

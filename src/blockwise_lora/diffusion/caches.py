@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from blockwise_lora.diffusion import views
 from blockwise_lora.diffusion.base import BaseModel
-from blockwise_lora.diffusion.captions import without_trigger, wordings
+from blockwise_lora.diffusion.captions import contrasts, wordings
 from blockwise_lora.diffusion.config import TrainingConfig
 from blockwise_lora.diffusion.latents import moments
 from blockwise_lora.diffusion.text import Prompts, cat
@@ -105,7 +105,7 @@ class CachedSet:
         known = [wordings(some, config) for some in sets]
         bare = None
         if config.prior.kind == "distil":
-            bare = [tuple(without_trigger(w, config) for w in some) for some in known[0]]
+            known[0], bare = zip(*(contrasts(some, config) for some in known[0]), strict=True)
         everything = [w for words in (*known, bare or []) for some in words for w in some]
         table = _texts(base, everything, folder, encoded)
         shelves = tuple(

@@ -1,8 +1,12 @@
-"""The captions of a training: their wordings, and what is left without the trigger."""
+"""The captions of a training: their wordings, and wordings that do not name the concept."""
 
 from __future__ import annotations
 
 import re
+import string
+from collections.abc import Sequence
+
+import torch
 
 from blockwise_lora.diffusion.config import TrainingConfig
 from blockwise_lora.diffusion.draws import generator_for
@@ -22,11 +26,71 @@ def wordings(images: ImageSet, config: TrainingConfig) -> list[tuple[str, ...]]:
     They depend on the caption and the seed alone.
     """
     rules = VariantRules(config.captions.shuffle, config.captions.keep, config.captions.tag_dropout)
-    number = config.captions.wordings if rules.random else 1
+    number = config.captions.wordings if rules.random or config.prior.in_contexts else 1
     return [
         variants(caption, number, rules, generator_for(config.seed, "wordings", caption))
         for caption in images.captions
     ]
+
+
+def contrasts(
+    captions: Sequence[str], config: TrainingConfig
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Wordings of one picture that name the concept, and as many that do not.
+
+    Without `prior.contexts` a wording stays, and its other half lacks the trigger. With them a
+    wording stands in one context after the other, next to made-up words. Its other half leaves the
+    trigger out, has a made-up word in its place, or lets the two change places, so that the
+    adapter has to look at where its trigger stands:
+
+    "abc style, zkc cat face"    "abc style, cat face", "abc style, xyv cat face" or
+                                 "zkc style, abc cat face"
+
+    Args:
+        captions: wordings of one picture's caption, see `wordings`.
+        config: trigger, contexts and seed.
+
+    Raises:
+        CaptionError: there is no trigger, or a caption lacks it.
+    """
+    generator = generator_for(config.seed, "contrasts", *captions)
+    contexts = config.prior.contexts or ("{caption}",)
+    pairs = [
+        _contrast(caption, contexts[i % len(contexts)], config, generator)
+        for i, caption in enumerate(captions)
+    ]
+    named, unnamed = zip(*pairs, strict=True)
+    return named, unnamed
+
+
+def _contrast(
+    caption: str, context: str, config: TrainingConfig, generator: torch.Generator
+) -> tuple[str, str]:
+    if not config.prior.in_contexts:
+        return caption, without_trigger(caption, config)
+    beside, instead = _made_up(config, generator), _made_up(config, generator)
+    head, *tail = split_tags(caption)
+    filled = context.format(caption=caption, head=head, tail=join_tags(tail), word=beside)
+    named = join_tags(split_tags(filled))
+    ways = [without_trigger(named, config), _renamed(named, {config.trigger: instead})]
+    if "{word}" in context:
+        ways.append(_renamed(named, {config.trigger: beside, beside: config.trigger}))
+    return named, ways[int(torch.randint(len(ways), (), generator=generator))]
+
+
+def _made_up(config: TrainingConfig, generator: torch.Generator) -> str:
+    """Three letters that mean nothing; never the trigger."""
+    word = config.trigger
+    while word == config.trigger:
+        places = torch.randint(len(string.ascii_lowercase), (3,), generator=generator)
+        word = "".join(string.ascii_lowercase[i] for i in places.tolist())
+    return word
+
+
+def _renamed(caption: str, names: dict[str, str]) -> str:
+    """A caption with other words in the place of some, all at once."""
+    found = "|".join(re.escape(name) for name in names)
+    return re.sub(rf"(?<!\w)({found})(?!\w)", lambda match: names[match[0]], caption)
 
 
 def without_trigger(caption: str, config: TrainingConfig) -> str:
@@ -34,7 +98,7 @@ def without_trigger(caption: str, config: TrainingConfig) -> str:
 
     Args:
         caption: names it.
-        config: `trigger`, and `prior.replacement`, which takes its place.
+        config: `trigger`.
 
     Raises:
         CaptionError: there is no trigger, or the caption lacks it.
@@ -42,7 +106,7 @@ def without_trigger(caption: str, config: TrainingConfig) -> str:
     if not config.trigger:
         raise CaptionError("training.prior: needs training.trigger, the word that it leaves out")
     trigger = rf"(?<!\w){re.escape(config.trigger)}(?!\w)"
-    rest, found = re.subn(trigger, config.prior.replacement, caption)
+    rest, found = re.subn(trigger, "", caption)
     if not found:
         raise CaptionError(
             f"training.prior: the caption {caption!r} lacks the trigger {config.trigger!r}, so it "

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from string import Formatter
 from typing import Literal
 
 from blockwise_lora.diffusion.config.checks import check
@@ -29,9 +30,10 @@ class PriorConfig:
     steps."""
     share: float = 1.0
     """Pictures of this kind in a batch, as a multiple of `batch_size`; rounded up."""
-    replacement: str = ""
-    """What stands in the captions in the trigger's place, such as another rare word; empty: it is
-    left out."""
+    contexts: tuple[str, ...] = ()
+    """distil: what surrounds a caption in turn, such as "{word} style, {caption}": {caption} is the
+    whole, {head} its first tag, {tail} the others, {word} a made-up word. So the adapter acts where
+    its trigger has its place in a longer prompt, and only there."""
     sampling_steps: int = 20
     """pictures: network evaluations for each, twice as many with guidance."""
     guidance_scale: float = 4.0
@@ -42,8 +44,27 @@ class PriorConfig:
             self,
             at_least={"pictures": 1, "sampling_steps": 1, "guidance_scale": 1},
             positive=("weight", "share"),
+            more=[more for context in self.contexts if (more := _mistake(context))],
         )
+
+    @property
+    def in_contexts(self) -> bool:
+        """Whether captions are surrounded by other words."""
+        return self.kind == "distil" and bool(self.contexts)
 
     def rows(self, batch_size: int) -> int:
         """Pictures of this kind in a batch."""
         return 0 if self.kind == "none" else math.ceil(self.share * batch_size)
+
+
+def _mistake(context: str) -> str | None:
+    """What is wrong with a context, if anything."""
+    try:
+        names = {name for _, name, *_ in Formatter().parse(context) if name is not None}
+    except ValueError as error:
+        return f"contexts: {context!r} cannot be read ({error})"
+    if unknown := names - {"caption", "head", "tail", "word"}:
+        return f"contexts: {context!r} has {sorted(unknown)}; known: caption, head, tail, word"
+    if not names & {"caption", "head"}:
+        return f"contexts: {context!r} lacks {{caption}} or {{head}}, and so the trigger"
+    return None
