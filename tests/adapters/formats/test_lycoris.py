@@ -69,6 +69,14 @@ def test_lycoris_reads_what_is_written(kind, sd_unet, make_adapter, tmp_path):
     assert_close(changed, effect(sd_unet, adapter.updates), 3e-6 if kind is Dora else 1e-6)
 
 
+def test_lycoris_reads_kohyas_format_too(sd_unet, make_adapter, tmp_path):
+    """One alpha for all layers and the true scale in `up`, through LyCORIS's own LoCon."""
+    adapter = make_adapter(sd_unet, alphas=(4.0, 4.0, 0.5))
+    path = write(adapter, tmp_path / "a.safetensors", "kohya")
+    changed = through_lycoris(sd_unet, path) - base_output(sd_unet)
+    assert_close(changed, effect(sd_unet, adapter.updates))
+
+
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [

@@ -214,3 +214,15 @@ def test_svd_of_a_real_pair(make_unet, weighted, both, output):
     assert distances[1] > distances[4] > distances[7]
     assert distances[7] < 1e-5
     assert merged.errors == {}
+
+
+def test_baking_one_adapter_leaves_another_at_work(make_unet, adapters, output):
+    """The trap: diffusers' fuse_lora of one drops the other in the layers that they share."""
+    unet, expected = make_unet(), make_unet()
+    load_adapter(unet, adapters["style"], "style")
+    alone = [Weighted(adapters["character"])]
+    merge(alone, Sum(), base=Base.of(unet), bake=True).apply(unet)
+    for name, adapter in adapters.items():
+        load_adapter(expected, adapter, name)
+    set_strengths(expected, dict.fromkeys(adapters, 1.0))
+    assert relative(output(unet), output(expected), output(make_unet())) < 1e-5
