@@ -66,7 +66,7 @@ def _record(shop: Workshop, outcome: Outcome, pair: Pair) -> MaskRecord:
 
 def _parameters(shop: Workshop, concept: str, entry: Entry) -> dict[str, Any]:
     lesson = shop.lessons[concept]
-    spec = asdict(lesson.masked(entry.mask))
+    spec = {k: v for k, v in asdict(lesson.masked(entry.mask)).items() if v not in (None, {}, [])}
     ranks = lesson.masked(entry.mask).mask.ranks(shop.blocks, lesson.spec.rank)
     coarse = {c: max(ranks[s] for s in subs) for c, subs in shop.blocks.coarse.items()}
     return {
