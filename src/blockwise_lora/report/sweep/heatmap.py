@@ -103,7 +103,7 @@ def _write(axes, x: int, y: int, by: Interval | None, dark: bool) -> None:
     if by is None or np.isnan(by.mean):
         axes.text(x, y, "–", ha="center", va="center", color="#8a939e")
         return
-    sure = by.excludes_zero
+    sure = by.excludes_zero and signed(by.mean) != "0.00"
     strong, faint = ("#ffffff", "#f0f2f4") if dark else ("#14171b", "#5c6673")
     axes.text(
         x,
