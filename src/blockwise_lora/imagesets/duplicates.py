@@ -7,7 +7,7 @@ from blockwise_lora.imagesets.config import CurationConfig
 from blockwise_lora.imagesets.likeness import Search
 from blockwise_lora.imagesets.screening import Screened
 
-_BATCH = 128  # pictures looked up at once: large enough for fast products, 2 MB of views
+_BATCH = 256  # pictures looked up at once: large enough for fast products, 4 MB of views
 
 
 def drop_duplicates(screened: Sequence[Screened], config: CurationConfig) -> list[Screened]:
@@ -42,11 +42,14 @@ def drop_duplicates(screened: Sequence[Screened], config: CurationConfig) -> lis
 
 
 def _drop_near(result: list[Screened], order: Sequence[int], config: CurationConfig) -> None:
-    search = Search(config.duplicates.limits, mirrored=config.duplicates.mirrored)
+    search = Search(
+        config.duplicates.limits,
+        lambda place: result[order[place]].measures.looks,
+        mirrored=config.duplicates.mirrored,
+    )
     for start in range(0, len(order), _BATCH):
         places = range(start, min(start + _BATCH, len(order)))
-        looks = [result[order[place]].measures.looks for place in places]
-        for place, match in search.add(looks, places).items():
+        for place, match in search.add(places).items():
             picture, original = result[order[place]], result[order[match.key]]
             if not picture.wanted:
                 words = f"at most {match.difference:.0f} of 255 apart in any place from"

@@ -12,7 +12,7 @@ from blockwise_lora.imagesets.decoding import DecodeError, decode
 from blockwise_lora.imagesets.images import pixel_hash
 from blockwise_lora.imagesets.likeness import Looks, looks_of
 
-VERSION = 1
+VERSION = 2
 """Raised when the same bytes and configuration are measured differently from before."""
 
 _SHARPNESS_SIDE = 256

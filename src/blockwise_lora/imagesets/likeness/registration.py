@@ -61,7 +61,7 @@ def register(
     """
     n, side = images.shape[:2]
     weight = np.broadcast_to(interior(side).astype(np.float32), (n, side * side))
-    target = standardised(templates.reshape(n, -1), weight)
+    target = standardised(templates.reshape(n, side * side), weight)
     slopes = _slopes(target.reshape(n, side, side), side)
     curvature = np.swapaxes(slopes, 1, 2) @ (slopes * weight[..., None])
     inverse = np.linalg.inv(curvature + np.eye(6, dtype=np.float32) * _DAMPING * side)

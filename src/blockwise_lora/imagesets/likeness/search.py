@@ -1,24 +1,21 @@
 """Finding, for each new picture, the picture among those kept that it is a copy of."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from blockwise_lora.imagesets.likeness.comparison import (
-    Difference,
-    Limits,
-    compare,
-    roughly_registered,
-)
-from blockwise_lora.imagesets.likeness.descriptors import PROBES, describe
+from blockwise_lora.imagesets.likeness.comparison import Limits, compare, roughly_registered
+from blockwise_lora.imagesets.likeness.descriptors import aligned, describe
 from blockwise_lora.imagesets.likeness.looks import Looks
+from blockwise_lora.imagesets.likeness.tint import same_paper
 
-_CORRELATION = 0.93  # of two views after rough registration; copies reach 0.95 nearly always
+# Cosine of two vectors after the best small movement: copies reach 0.93 as a rule, marked
+# photographs of little contrast less.
+_ALIGNED = 0.9
+_CORRELATION = 0.92  # of two views after rough registration; copies reach 0.98, marked ones 0.92
 _PARTNERS = 24  # candidates compared for one picture, the most similar first
 _AT_ONCE = 512  # pairs in one batch: 30 MB
-# (probe of the new view, probe of the old one): rotations come in both directions, zoom does not.
-_PROBED = ((0, 0), (1, 0), (2, 0), (3, 0), (0, 3))
 
 
 @dataclass(frozen=True)
@@ -35,157 +32,180 @@ class Match:
 
 
 @dataclass(frozen=True)
-class _Views:
-    """Views of several pictures in one array; `owner` (n,) says whose each is."""
+class _Vectors:
+    """Views of several pictures, without their pixels: 270 bytes each.
 
-    views: np.ndarray
-    extent: np.ndarray
-    vectors: np.ndarray
+    Attributes:
+        values: (n, 63), see `describe`.
+        owner: (n,) keys of the pictures.
+        place: (n,) which of its picture's views each is.
+    """
+
+    values: np.ndarray
     owner: np.ndarray
+    place: np.ndarray
 
     @classmethod
-    def of(cls, looks: Sequence[Looks], owners: Sequence[int], mirrored: bool = False) -> "_Views":
+    def of(cls, looks: Sequence[Looks], keys: Sequence[int], mirrored: bool) -> "_Vectors":
+        counts = [len(look.views) for look in looks]
         views = np.concatenate([look.views for look in looks])
-        if mirrored:
-            views = views[:, :, ::-1]
-        owner = np.repeat(np.asarray(owners), [len(look.views) for look in looks])
-        extent = np.concatenate([look.extent for look in looks])
-        return cls(views, extent, describe(views), owner)
+        place = np.concatenate([np.arange(count) for count in counts])
+        values = describe(views[:, :, ::-1] if mirrored else views)
+        return cls(values, np.repeat(np.asarray(keys), counts), place)
 
-    def joined(self, other: "_Views") -> "_Views":
-        return _Views(
-            np.concatenate([self.views, other.views]),
-            np.concatenate([self.extent, other.extent]),
-            np.concatenate([self.vectors, other.vectors], axis=1),
-            np.concatenate([self.owner, other.owner]),
-        )
+    def joined(self, other: "_Vectors") -> "_Vectors":
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return _Vectors(*(np.concatenate(pair) for pair in pairs))
 
-    def taken(self, keep: np.ndarray) -> "_Views":
-        return _Views(self.views[keep], self.extent[keep], self.vectors[:, keep], self.owner[keep])
+    def without(self, keys: set[int]) -> "_Vectors":
+        keep = ~np.isin(self.owner, list(keys))
+        return _Vectors(self.values[keep], self.owner[keep], self.place[keep])
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Views that may show the same thing: rows of new and of old ones, the most similar first."""
+
+    new: _Vectors
+    old: _Vectors
+    first: np.ndarray
+    second: np.ndarray
+    mirrored: bool
+
+    def batches(self) -> "list[_Pairs]":
+        parts = (slice(n, n + _AT_ONCE) for n in range(0, len(self.first), _AT_ONCE))
+        return [self.taken(part) for part in parts]
+
+    def taken(self, rows: np.ndarray | slice) -> "_Pairs":
+        return _Pairs(self.new, self.old, self.first[rows], self.second[rows], self.mirrored)
+
+    @property
+    def owners(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.new.owner[self.first], self.old.owner[self.second]
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """One side of pairs: (n, 48, 48, 3) views, the whole pictures, and (n, 2) extents of views."""
+
+    views: np.ndarray
+    whole: np.ndarray
+    extent: np.ndarray
 
 
 class Search:
-    """Pictures that are kept so far; each new one is compared with them alone."""
+    """Pictures that are kept so far; each new one is compared with them alone.
 
-    def __init__(self, limits: Limits, *, mirrored: bool = False):
+    Only vectors are held in memory; the pixels of the few pictures that are compared are asked for.
+    """
+
+    def __init__(self, limits: Limits, looks_of: Callable[[int], Looks], *, mirrored: bool = False):
         """Begin without pictures.
 
         Args:
             limits: what counts as a copy.
+            looks_of: the looks of the picture with a key.
             mirrored: whether a mirror image counts, too.
         """
-        self._limits, self._mirrored = limits, mirrored
-        self._kept: list[_Views] = []
+        self._limits, self._looks_of, self._mirrored = limits, looks_of, mirrored
+        self._kept: list[_Vectors] = []
 
-    def add(self, looks: Sequence[Looks], keys: Sequence[int]) -> dict[int, Match]:
-        """Look a batch up, and keep those that are no copies.
+    def add(self, keys: Sequence[int]) -> dict[int, Match]:
+        """Compare pictures with those that are kept and with each other; keep the new ones.
 
         Args:
-            looks: best picture first: of two copies in one batch the earlier is kept.
-            keys: one number a picture, ascending in the order of all batches.
+            keys: of the pictures, rising; a picture is a copy of one that came before it.
 
         Returns:
-            The copies' matches by their keys.
+            For each copy its original. Copies are not kept.
         """
+        looks = {key: self._looks_of(key) for key in keys}
+        new = _Vectors.of(list(looks.values()), keys, mirrored=False)
+        sides = [(new, False)]
+        if self._mirrored:
+            sides.append((_Vectors.of(list(looks.values()), keys, mirrored=True), True))
         matches: dict[int, Match] = {}
-        new = _Views.of(looks, keys)
-        sides = [new, _Views.of(looks, keys, mirrored=True)] if self._mirrored else [new]
         for kept in self._kept:
-            for side in sides:
-                _keep_nearest(matches, self._copies(side, kept))
-        new = new.taken(~np.isin(new.owner, list(matches)))
+            for side, mirrored in sides:
+                for copy, match in self._copies(_candidates(side, kept, mirrored, self._limits)):
+                    if copy not in matches or match.difference < matches[copy].difference:
+                        matches[copy] = match
+        new = new.without(set(matches))
         for copy, original in self._among(sides, new, set(matches)):
             if original.key not in matches:
                 matches.setdefault(copy, original)
-        self._keep(new.taken(~np.isin(new.owner, list(matches))))
+        self._keep(new.without(set(matches)))
         return matches
 
-    def _among(self, sides: list[_Views], new: _Views, known: set[int]) -> list[tuple[int, Match]]:
+    def _among(
+        self, sides: list[tuple[_Vectors, bool]], new: _Vectors, known: set[int]
+    ) -> list[tuple[int, Match]]:
         """Pairs within a batch, originals that come first in the order first."""
         found = []
-        for side in sides:
-            rest = side.taken(~np.isin(side.owner, list(known)))
-            found += self._copies(rest, new, later_only=True)
+        for side, mirrored in sides:
+            pairs = _candidates(side.without(known), new, mirrored, self._limits, later_only=True)
+            found += self._copies(pairs)
         return sorted(found, key=lambda pair: (pair[0], pair[1].difference))
 
-    def _keep(self, new: _Views) -> None:
+    def _keep(self, new: _Vectors) -> None:
         # Few large arrays multiply faster than many small ones, and copying them each time is slow.
         while self._kept and len(self._kept[-1].owner) <= len(new.owner):
             new = self._kept.pop().joined(new)
         self._kept.append(new)
 
-    def _copies(
-        self, new: _Views, old: _Views, later_only: bool = False
-    ) -> list[tuple[int, Match]]:
-        if not len(new.owner) or not len(old.owner):
-            return []
-        first, second, probed = self._candidates(new, old, later_only)
-        found = []
-        for start in range(0, len(first), _AT_ONCE):
-            part = slice(start, start + _AT_ONCE)
-            found += self._verified(new, old, first[part], second[part], probed[part])
-        return found
+    def _copies(self, pairs: _Pairs) -> list[tuple[int, Match]]:
+        return [found for batch in pairs.batches() for found in self._verified(batch)]
 
-    def _candidates(
-        self, new: _Views, old: _Views, later_only: bool
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows of `new` and `old` and the probe that brings them nearest; each pair once."""
-        score = np.full((len(new.owner), len(old.owner)), -1, np.float32)
-        probed = np.zeros(score.shape, np.int8)
-        for index, (a, b) in enumerate(_PROBED):
-            cosine = new.vectors[a] @ old.vectors[b].T
-            better = cosine > score
-            score[better], probed[better] = cosine[better], index
-        if later_only:
-            score[new.owner[:, None] <= old.owner] = -1
-        first, second = np.nonzero(score >= self._limits.similarity)
-        order = np.argsort(-score[first, second], kind="stable")
-        first, second = first[order], second[order]
-        pairs = np.stack([new.owner[first], old.owner[second]], axis=1)
-        once = np.sort(np.unique(pairs, axis=0, return_index=True)[1])
-        rank = np.zeros(len(once), int)
-        seen: dict[int, int] = {}
-        for place, owner in enumerate(new.owner[first[once]].tolist()):
-            rank[place] = seen[owner] = seen.get(owner, -1) + 1
-        once = once[rank < _PARTNERS]
-        return first[once], second[once], probed[first[once], second[once]]
-
-    def _verified(
-        self,
-        new: _Views,
-        old: _Views,
-        first: np.ndarray,
-        second: np.ndarray,
-        probed: np.ndarray,
-    ) -> list[tuple[int, Match]]:
-        moved = np.array([b for _, b in _PROBED])[probed] > 0  # the old view is the moved one
-        probe = np.array([a or b for a, b in _PROBED])[probed]
-        starts = np.stack([p.matrix() for p in PROBES])[probe]
-        a, b = new.views[first], old.views[second]
-        swap = moved[:, None, None, None]
-        images, templates = np.where(swap, b, a), np.where(swap, a, b)
-        extents = np.stack([new.extent[first], old.extent[second]], axis=1)
-        extents[moved] = extents[moved][:, ::-1]
-        transforms, correlation = roughly_registered(images, templates, starts)
-        good = np.flatnonzero(correlation >= _CORRELATION)
-        if not len(good):
+    def _verified(self, pairs: _Pairs) -> list[tuple[int, Match]]:
+        new, old = self._looks(pairs.new, pairs.first), self._looks(pairs.old, pairs.second)
+        if pairs.mirrored:
+            new = replace(new, views=new.views[:, :, ::-1], whole=new.whole[:, :, ::-1])
+        cosine, starts = aligned(new.views, old.views)
+        rows = np.flatnonzero(cosine >= _ALIGNED)
+        if not len(rows):
             return []
+        starts, correlation = roughly_registered(new.views[rows], old.views[rows], starts[rows])
+        rows, starts = rows[correlation >= _CORRELATION], starts[correlation >= _CORRELATION]
+        if not len(rows):
+            return []
+        extents = np.stack([new.extent, old.extent], axis=1)[rows]
+        untinted = same_paper(new.whole[rows], old.whole[rows])
         difference = compare(
-            images[good], templates[good], transforms[good], extents[good], self._limits
+            new.views[rows], old.views[rows], starts, extents, untinted, self._limits
         )
-        return _matches(new.owner[first[good]], old.owner[second[good]], difference, self._limits)
+        copies, originals = pairs.taken(rows).owners
+        return [
+            (int(copies[row]), Match(int(originals[row]), float(difference.local[row])))
+            for row in np.flatnonzero(difference.within(self._limits))
+        ]
+
+    def _looks(self, vectors: _Vectors, rows: np.ndarray) -> _Pixels:
+        owners, places = vectors.owner[rows].tolist(), vectors.place[rows].tolist()
+        looks = {key: self._looks_of(key) for key in set(owners)}
+        chosen = [(looks[key], place) for key, place in zip(owners, places, strict=True)]
+        return _Pixels(
+            np.stack([look.views[place] for look, place in chosen]),
+            np.stack([look.views[0] for look, _ in chosen]),
+            np.stack([look.extent[place] for look, place in chosen]),
+        )
 
 
-def _matches(
-    copies: np.ndarray, originals: np.ndarray, difference: Difference, limits: Limits
-) -> list[tuple[int, Match]]:
-    return [
-        (int(copies[row]), Match(int(originals[row]), float(difference.local[row])))
-        for row in np.flatnonzero(difference.within(limits))
-    ]
-
-
-def _keep_nearest(matches: dict[int, Match], found: Sequence[tuple[int, Match]]) -> None:
-    for copy, match in found:
-        if copy not in matches or match.difference < matches[copy].difference:
-            matches[copy] = match
+def _candidates(
+    new: _Vectors, old: _Vectors, mirrored: bool, limits: Limits, later_only: bool = False
+) -> _Pairs:
+    """Pairs whose vectors are near each other; of two pictures the nearest views alone."""
+    cosine = new.values @ old.values.T
+    if later_only:
+        cosine[new.owner[:, None] <= old.owner] = -1
+    first, second = np.divmod(np.flatnonzero(cosine >= limits.similarity), max(len(old.owner), 1))
+    order = np.argsort(-cosine[first, second], kind="stable")
+    first, second = first[order], second[order]
+    pairs = np.stack([new.owner[first], old.owner[second]], axis=1)
+    once = np.sort(np.unique(pairs, axis=0, return_index=True)[1])
+    seen: dict[int, int] = {}
+    rank = []
+    for owner in new.owner[first[once]].tolist():
+        seen[owner] = seen.get(owner, -1) + 1
+        rank.append(seen[owner])
+    once = once[np.array(rank, int) < _PARTNERS]
+    return _Pairs(new, old, first[once], second[once], mirrored)

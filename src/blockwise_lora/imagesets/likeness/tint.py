@@ -5,6 +5,7 @@ import numpy as np
 _GAIN, _OFFSET = (0.8, 1.25), 45  # a tint multiplies by as much and adds as much (of 255), no more
 _UNSURE = 25  # of 255 squared: where nothing varies, nothing says that the gain is not 1
 _PAPER, _PAPER_PART = 240, 0.03  # brightness from which on it is paper, and how much of it tells
+_UNEXPLAINED = 0.2  # part of the difference that a tint may leave; true ones leave a tenth
 _PAPER_MOVED = 2.5  # of 255, between the mean colours of two papers
 
 
@@ -13,26 +14,47 @@ def on_paper(moved: np.ndarray, target: np.ndarray) -> np.ndarray:
     return (moved >= 248).all(axis=2) & (target >= 248).all(axis=2)
 
 
-def tinted(moved: np.ndarray, target: np.ndarray, seen: np.ndarray) -> np.ndarray:
+def same_paper(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(n,) bool: two whole pictures, (n, side, side, 3) uint8, have white paper of one colour."""
+    (part, colour), (other_part, other_colour) = _paper(one), _paper(other)
+    near = np.abs(colour - other_colour).max(axis=1) < _PAPER_MOVED
+    return (np.minimum(part, other_part) > _PAPER_PART) & near
+
+
+def _paper(views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) part of the views that is paper, and (n, 3) its mean colour."""
+    white = (views >= _PAPER).all(axis=3)
+    counts = white.sum(axis=(1, 2))
+    total = np.einsum("nyx,nyxc->nc", white, views, dtype=np.float32)
+    return counts / white[0].size, total / np.maximum(counts, 1)[:, None]
+
+
+def tinted(
+    moved: np.ndarray, target: np.ndarray, seen: np.ndarray, untinted: np.ndarray
+) -> np.ndarray:
     """Give `moved` the tint of `target`.
 
     A tint colours the paper, too: where both have the same white paper there is none, and what
-    differs is the drawing's own colour, such as another tone of skin.
+    differs is the drawing's own colour, such as another tone of skin. And a tint counts only where
+    it explains nearly all: another tone of skin leaves hair and clothes as they were.
 
     Args:
         moved: (n, m, 3), 0 to 255.
         target: likewise.
         seen: (n, m) bool, the places that count.
+        untinted: (n,) bool, pairs that have the same paper.
 
     Returns:
         (n, m, 3).
     """
-    paper = (seen & (moved >= _PAPER).all(axis=2) & (target >= _PAPER).all(axis=2))[..., None]
-    papers = np.maximum(paper.sum(axis=1), 1)
-    shift = np.abs(((target - moved) * paper).sum(axis=1) / papers).max(axis=1)
-    part = paper.sum(axis=(1, 2)) / np.maximum(seen.sum(axis=1), 1)
-    same_paper = (part > _PAPER_PART) & (shift < _PAPER_MOVED)
-    return np.where(same_paper[:, None, None], moved, _fitted(moved, target, seen))
+    fitted = _fitted(moved, target, seen)
+    explained = _error(fitted, target, seen) < _UNEXPLAINED * _error(moved, target, seen)
+    return np.where((explained & ~untinted)[:, None, None], fitted, moved)
+
+
+def _error(moved: np.ndarray, target: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """(n,) sum of all differences."""
+    return (np.abs(moved - target) * seen[..., None]).sum(axis=(1, 2))
 
 
 def _fitted(moved: np.ndarray, target: np.ndarray, seen: np.ndarray) -> np.ndarray:
