@@ -66,6 +66,12 @@ def test_one_seed_one_adapter_whatever_ran_before(base, images):
     assert not same(first, other)
 
 
+def test_what_is_encoded_and_what_is_read_from_the_cache_give_the_same_bits(base, images, tmp_path):
+    fresh, one = weights(base, images, cache_dir=tmp_path)
+    read, two = weights(base, images, cache_dir=tmp_path)
+    assert same(fresh, read) and one.losses == two.losses
+
+
 def test_a_killed_run_goes_on_to_the_same_bits(base, images, tmp_path):
     whole, uninterrupted = weights(base, images)
 

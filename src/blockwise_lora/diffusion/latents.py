@@ -60,4 +60,5 @@ def _encode(base: BaseModel, pixels: Tensor) -> tuple[Tensor, Tensor]:
         for some in pixels.split(at_once)
     ]
     means, stds = zip(*parts, strict=True)
-    return torch.cat(means), torch.cat(stds)
+    # The VAE leaves channels innermost, a file does not: other kernels, and not the same bits.
+    return torch.cat(means).contiguous(), torch.cat(stds).contiguous()
