@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--steps", type=int, default=6, help="timed steps of a measurement")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder to write to")
     options = parser.parse_args()
     if options.model == "sd15-random":
         base = random_sd15(options.device, options.dtype)
@@ -119,9 +120,9 @@ def main() -> None:
             "masks": by_mask(bench, stage_batch, options.rounds),
             "many": many_at_once(bench, groups, options.rounds, options.adapters),
         }
-    name = f"training_{options.model.split('/')[-1]}_{base.device.type}"
-    write_text(RESULTS / f"{name}.json", json.dumps(result, indent=2) + "\n")
-    write_text(RESULTS / f"{name}.md", page(result))
+    name = options.results / f"training_{Path(options.model).name}_{base.device.type}"
+    write_text(f"{name}.json", json.dumps(result, indent=2) + "\n")
+    write_text(f"{name}.md", page(result))
     print(page(result))
 
 

@@ -72,6 +72,8 @@ def test_a_resumed_training_goes_on_with_its_run(recorder, tmp_path):
     Live(later).resume(notes)
     assert later.run == recorder.run
     assert not again.knows(superfluous) and again.knows(later.run)
+    assert again.parent == recorder._tracker.parent
+    assert Tracker(tmp_path, "test", "second").parent == again.parent, "under its name from now on"
     later.end("FINISHED")
     assert again.client.get_run(later.run).info.status == "FINISHED"
     another = again.start("lora", {})

@@ -79,6 +79,24 @@ def test_runs_of_one_invocation_share_a_parent(project):
     assert first.parent == second.parent != other.parent
 
 
+def test_a_run_joins_an_invocation_that_has_others_already(project, tmp_path):
+    first, second = Tracker(project, "test", "first"), Tracker(project, "test", "second")
+    run, parent = first.start("lora", {}), second.parent
+    second.start("locon", {})
+    second.rejoin(run)
+    assert second.parent == parent and second.knows(first.parent)
+    assert second.find("lora", {}, here=True) == run
+
+
+def test_an_invocation_with_a_picture_is_not_discarded(project, tmp_path):
+    first, second = Tracker(project, "test", "first"), Tracker(project, "test", "second")
+    run, parent = first.start("lora", {}), second.parent
+    (tmp_path / "sheet.png").write_bytes(b"x")
+    second.log_path(parent, tmp_path / "sheet.png", "curation")
+    second.rejoin(run)
+    assert second.knows(parent) and second.find("lora", {}, here=True) == run
+
+
 def test_find_is_by_all_tags_and_takes_the_newest(project):
     one, two = tracker(project, "four"), tracker(project, "five")
     one.start("locon", {"adapter.style.sha256": "a"})

@@ -111,6 +111,7 @@ class Recorder:
             self._tracker.discard(self._run)
             self._run = run
             self._tracker.resume(run)
+            self._tracker.rejoin(run)
 
     def look(
         self, concept: str, step: int, values: Mapping[str, float], pictures: Sequence[Any]

@@ -169,6 +169,24 @@ class Tracker:
         self._open.discard(run_id)
         self.client.delete_run(run_id)
 
+    def rejoin(self, run_id: str) -> None:
+        """Bring an earlier invocation's run together with this invocation.
+
+        Where this one has left nothing yet, the earlier one goes on under its name, so that there
+        is one record of the job and not one for each time that it was started.
+        """
+        earlier = self.client.get_run(run_id).data.tags.get(PARENT_TAG)
+        if earlier == self.parent:
+            return
+        used = self._search({PARENT_TAG: self.parent}) or self.client.list_artifacts(self.parent)
+        if used or not earlier or not self.knows(earlier):
+            self.client.set_tag(run_id, PARENT_TAG, self.parent)
+            return
+        self.discard(self.parent)
+        self.client.set_tag(earlier, "invocation", self._invocation)
+        self.parent = earlier
+        self.resume(earlier)
+
     def resume(self, run_id: str) -> None:
         """Mark a finished run as running again, until `close`."""
         self.client.update_run(run_id, status="RUNNING")
