@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 
 from blockwise_lora.adapters import AdapterSpec, attached_names, detach, trainable_parameters
+from blockwise_lora.atomic import WriteError
 from blockwise_lora.blocks import MaskError
 from blockwise_lora.diffusion import loop
 from blockwise_lora.diffusion.batches import Batch
@@ -208,6 +209,40 @@ def test_a_loss_that_is_not_finite_ends_the_run(base, images, tmp_path):
     with pytest.raises(TrainingError, match=r"step [12] of 6.*learning_rate"):
         train(base, images, SPEC, config, checkpoint_dir=tmp_path)
     assert attached_names(base.unet) == ()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), TrainingError, "batch_size, or set"),
+        (RuntimeError("DefaultCPUAllocator: not enough memory"), TrainingError, "batch size 2"),
+        (WriteError("states: the disk is full"), WriteError, "disk is full"),
+    ],
+)
+def test_what_ends_a_training_leaves_the_last_state(
+    base, images, tmp_path, monkeypatch, error, kind, message
+):
+    step, save = loop.Loop.step, loop.Checkpoints.save
+
+    def short(self, active):
+        if active[0].learner.step == 3 and kind is TrainingError:
+            raise error
+        step(self, active)
+
+    def full(self, states):
+        if kind is WriteError and next(iter(states.values())).step == 4:
+            raise error
+        save(self, states)
+
+    expected, _ = weights(base, images)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Loop, "step", short)
+        patch.setattr(loop.Checkpoints, "save", full)
+        with pytest.raises(kind, match=message):
+            train(base, images, SPEC, CONFIG, checkpoint_dir=tmp_path)
+    assert attached_names(base.unet) == ()
+    resumed, trained = weights(base, images, checkpoint_dir=tmp_path)
+    assert trained.resumed_from == 2 and same(resumed, expected)
 
 
 def test_mistakes_cost_no_training(base, images, tmp_path):
