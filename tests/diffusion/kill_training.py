@@ -11,6 +11,7 @@ steps from which each job went on.
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from safetensors.torch import save_file
 from blockwise_lora import atomic
 from blockwise_lora.adapters import AdapterSpec, trainable_parameters
 from blockwise_lora.diffusion.base import BaseModel, load_base
-from blockwise_lora.diffusion.config import TrainingConfig
+from blockwise_lora.diffusion.config import TrainingConfig, TriggerEmbeddingConfig
 from blockwise_lora.diffusion.learner import Learner
 from blockwise_lora.diffusion.trainer import Job, train_many
 from blockwise_lora.imagesets import ImageSet, read_imagefolder
@@ -28,8 +29,11 @@ SPECS = {
     "a": AdapterSpec("mid+out2", "locon", 2),
     "b": AdapterSpec("out1-out3", "lora", 3),
     "c": AdapterSpec("out3", "locon", 2),
+    "t": AdapterSpec("mid+base", "lora", 2),
 }
 CONFIG = TrainingConfig(steps=7, batch_size=2, learning_rate=1e-2, checkpoint_every=2)
+LEARN = TriggerEmbeddingConfig(True, tokens=2, learning_rate=1e-2, initial="cat")
+CONFIGS = {"t": replace(CONFIG, trigger="zkc", trigger_embedding=LEARN)}
 
 
 def kill() -> None:
@@ -77,13 +81,15 @@ def kill_in_save(number: int) -> None:
 def train(base: BaseModel, images: ImageSet, checkpoints: str, out: str, jobs: str) -> None:
     outcomes = train_many(
         base,
-        [Job(name, images, SPECS[name], CONFIG) for name in jobs],
+        [Job(name, images, SPECS[name], CONFIGS.get(name, CONFIG)) for name in jobs],
         checkpoint_dir=Path(checkpoints),
     )
     tensors = {}
     for name, outcome in zip(jobs, outcomes, strict=True):
-        values = trainable_parameters(base.unet, name)
+        values = trainable_parameters(base.parts, name)
         tensors |= {f"{name}{i}": p.detach().contiguous() for i, p in enumerate(values)}
+        if outcome.word:
+            tensors[f"{name}/word"] = outcome.word.vectors[0]
         tensors[f"{name}/losses"] = torch.tensor(outcome.losses)
     save_file(tensors, out)
     print(*(outcome.resumed_from for outcome in outcomes), end=" ", flush=True)

@@ -65,3 +65,12 @@ def test_a_group_that_grows_trains_the_new_one_only(run, tmp_path):
     states = tmp_path / "states"
     assert run(states, tmp_path / "out", "ab", "step", "7")[0] == -signal.SIGKILL
     assert run(states, tmp_path / "out", "abc") == (0, [6, 6, 0])
+
+
+def test_text_encoder_and_trigger_come_back_with_the_same_bits(run, tmp_path):
+    assert run(tmp_path / "none", tmp_path / "whole", "ta") == (0, [0, 0])
+    states, out = tmp_path / "states", tmp_path / "out"
+    assert run(states, out, "ta", "step", "6")[0] == -signal.SIGKILL
+    assert run(states, out, "ta") == (0, [4, 4])
+    assert out.read_bytes() == (tmp_path / "whole").read_bytes()
+    assert b"t/word" in out.read_bytes()

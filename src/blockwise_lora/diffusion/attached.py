@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from blockwise_lora.adapters import Adapter, Attached, detach, load_adapter
+from blockwise_lora.adapters.words import LearnedWord
 from blockwise_lora.diffusion.base import BaseModel
 
 
@@ -36,6 +37,24 @@ def unload(base: BaseModel, name: str) -> None:
     """
     base.vocabulary.remove(name)
     detach(base.parts, name)
+
+
+@contextmanager
+def lending(base: BaseModel, words: Mapping[str, LearnedWord | None]) -> Iterator[None]:
+    """In here the model knows words of adapters that are not attached, such as merged ones.
+
+    Args:
+        base: the model.
+        words: of each adapter, by the name under which it would be attached.
+    """
+    try:
+        for name, word in words.items():
+            if word is not None:
+                base.vocabulary.add(name, word)
+        yield
+    finally:
+        for name in words:
+            base.vocabulary.remove(name)
 
 
 @contextmanager

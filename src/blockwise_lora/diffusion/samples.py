@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from blockwise_lora.adapters import Schedule, scheduled, set_strengths
+from blockwise_lora.adapters.layers import adapted_layers
 from blockwise_lora.adapters.merge import Merged
+from blockwise_lora.adapters.parts import part_of
 from blockwise_lora.adapters.strength import Strength
 from blockwise_lora.diffusion.merging import MergeConfig, merged_acting
 from blockwise_lora.diffusion.prompts import CONDITIONS, Concept, Condition, fill_all
@@ -22,6 +25,8 @@ from blockwise_lora.parameters import ParameterError, asdict, typed
 
 if TYPE_CHECKING:
     from blockwise_lora.diffusion.base import BaseModel
+
+log = logging.getLogger(__name__)
 
 _METADATA = "metadata.jsonl"
 _ACTIVE: Mapping[Condition, tuple[str, ...]] = {
@@ -235,10 +240,24 @@ def _acting(
         if merged is None:
             set_strengths(base.parts, strengths)
             constant = all(schedule == Schedule() for schedule in schedules.values())
+            if not constant:
+                _tell_of_text(base, schedules)
             yield None if constant else scheduled(base.parts, strengths, schedules)
             return
         with merged_acting(base, merged, tuple(strengths), strengths) as before_step:
             yield before_step
+
+
+def _tell_of_text(base: BaseModel, schedules: Mapping[str, Schedule]) -> None:
+    """Prompts are encoded once, before the first step."""
+    for name, schedule in schedules.items():
+        layers = (part_of(layer) for layer, _ in adapted_layers(base.parts, name))
+        if schedule != Schedule() and (name in base.vocabulary or {*layers} - {"unet"}):
+            log.warning(
+                "combination.schedules.%s holds for the U-Net: prompts are encoded once, with the "
+                "adapter's share in the text encoder at its full strength.",
+                name,
+            )
 
 
 def contact_sheet(samples: SampleSet, side: int = 96) -> Image.Image:

@@ -8,7 +8,7 @@ they depend on, so a sweep that goes on samples nothing twice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from blockwise_lora.adapters.merge import Base, Merged, Sum, Weighted, merge
 from blockwise_lora.adapters.merge.lowrank import truncate
 from blockwise_lora.atomic import replace_folder
 from blockwise_lora.blocks.structure import BlockMap
+from blockwise_lora.diffusion.attached import lending
 from blockwise_lora.diffusion.base import BaseModel
 from blockwise_lora.diffusion.checkpoints import configuration_hash
 from blockwise_lora.diffusion.prompts import Concept
@@ -149,25 +150,27 @@ class Studio:
         key = configuration_hash(made_of=made_of, brief=asdict(self.brief), base=self.base.sha256)
         folder = self.folder / key[:16]
         if not folder.is_dir():
-            samples = sample_conditions(
-                self.base,
-                self.brief.templates,
-                self.brief.seeds,
-                ("both",) if stack else ("base",),
-                character=self.brief.character,
-                style=self.brief.style,
-                config=self.brief.sampling,
-                merged=self._merged(stack) if stack else None,
-                variant=name,
-            )
+            adapters = {c: stack.adapter(c) for c in CONCEPTS} if stack else {}
+            with lending(self.base, {c: adapter.word for c, adapter in adapters.items()}):
+                samples = sample_conditions(
+                    self.base,
+                    self.brief.templates,
+                    self.brief.seeds,
+                    ("both",) if stack else ("base",),
+                    character=self.brief.character,
+                    style=self.brief.style,
+                    config=self.brief.sampling,
+                    merged=self._merged(adapters.values()) if stack else None,
+                    variant=name,
+                )
             with replace_folder(folder) as staging:
                 samples.write(staging)
         return SampleSet.read(folder)
 
-    def _merged(self, stack: Stack) -> Merged:
+    def _merged(self, adapters: Iterable[Adapter]) -> Merged:
         """The sum of both adapters: in the weights, where these are fine enough to hold it."""
         return merge(
-            [Weighted(stack.adapter(concept)) for concept in CONCEPTS],
+            [Weighted(adapter) for adapter in adapters],
             Sum(),
             base=Base.of(self.base.unet, *self.base.text_encoders),
             bake=self.base.dtype == torch.float32,

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from blockwise_lora.adapters import (
     save_adapter,
     trainable_parameters,
 )
+from blockwise_lora.adapters.words import LearnedWord
 from blockwise_lora.parameters import ParameterError
 from blockwise_lora.pipelines.combination import create_pipeline
 from blockwise_lora.pipelines.combination.nodes import sample_combinations, sample_prompts
@@ -115,3 +118,38 @@ def test_a_rule_is_checked_before_anything_is_loaded(adapters, parameters):
     settings["combination"] = {"merge": {"rule": "svd"}}
     with pytest.raises(ParameterError, match=r"combination\.merge: svd\.rank: missing"):
         sample_prompts(("both",), adapters, "lora", **settings)
+
+
+def test_text_encoder_and_word_take_part(loaded_tiny_base, parameters, tmp_path, caplog):
+    """Adapters of the text encoder alone: all that they do, they do through the prompt."""
+    base, made = loaded_tiny_base, {}
+    for name, trigger in (("character", "zkc"), ("style", "qwo")):
+        spec = AdapterSpec(blocks="base", rank=1)
+        attach(base.parts, spec, name, torch.Generator().manual_seed(len(name)))
+        with torch.no_grad():
+            for parameter in trainable_parameters(base.parts, name)[1::2]:
+                parameter.fill_(0.3)
+        save_adapter(tmp_path / name, base.parts, name, spec=spec)
+        detach(base.parts, name)
+        LearnedWord(trigger, trigger, (torch.full((1, 24), 0.5),)).write(tmp_path / name)
+        made[name] = read_adapter(tmp_path / name)
+    settings = {k: v for k, v in parameters.items() if k != "variant"}
+
+    def run(adapters, **combination):
+        combination = parameters["combination"] | combination
+        samples = sample_combinations(
+            *adapters.values(), "lora", **(settings | {"combination": combination})
+        )
+        return [picture.tobytes() for row, picture in samples if row.seed == 10]
+
+    wordless = {name: replace(adapter, word=None) for name, adapter in made.items()}
+    whole, plain = run(made), run(wordless)
+    assert all(a != b for a, b in zip(whole, plain, strict=True)), "the words act in each condition"
+    off = {"strengths": {"character": {"base": 0.0}, "style": {"base": 0.0}}}
+    assert all(a != b for a, b in zip(run(wordless, **off), plain, strict=True))
+    zero = {"strengths": {"character": 0.0, "style": 0.0}}
+    assert run(made, **zero) == run(wordless, **zero), "what is off brings no word either"
+    assert run(made, merge={"rule": "sum"})[:2] == whole[:2]
+    assert "schedules" not in caplog.text
+    run(made, schedules={"style": {"start": 0.5}})
+    assert "combination.schedules.style holds for the U-Net" in caplog.text

@@ -2,6 +2,8 @@ import logging
 
 import pandas as pd
 import pytest
+import torch
+from diffusers import StableDiffusionPipeline
 from kedro.io import DataCatalog
 from kedro.runner import SequentialRunner
 
@@ -75,6 +77,23 @@ def test_the_log_says_what_is_left_out(parameters, images, caplog):
     assert "1 of 25 blocks; not trained: BASE, IN01" in caplog.text
     assert "conv_in, time_embedding" in caplog.text
     assert "nothing to train in IN10, IN11 (no attention there)" in caplog.text
+
+
+def test_text_encoder_and_trigger_are_trained_on_request(parameters, images, tmp_path):
+    parameters["character"] |= {"blocks": "all+base", "trigger": "zkc"}
+    plain, _ = train_adapter("character", images, **parameters)
+    assert plain.config.trigger_embedding.initial == "cat" and plain.trained.word is None
+    assert any(name.startswith("text_encoder.") for name in plain.trained.attached.ranks)
+    parameters["training"]["trigger_embedding"] = {"train": True, "tokens": 2}
+    adapter, _ = train_adapter("character", images, **parameters)
+    adapter.write(tmp_path / "adapter")
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        parameters["base_model"]["source"], safety_checker=None
+    )
+    pipeline.load_lora_weights(tmp_path / "adapter")
+    pipeline.load_textual_inversion(str(tmp_path / "adapter"))
+    theirs, _ = pipeline.encode_prompt(["zkc cat"], "cpu", 1, do_classifier_free_guidance=False)
+    assert torch.equal(theirs, adapter.base.encode_prompts(["zkc cat"]).tokens)
 
 
 def test_latents_are_kept_for_the_next_run_and_states_are_not(parameters, images, cache):
