@@ -51,8 +51,9 @@ def project(tmp_path_factory, tiny_base_folder) -> Path:
     (folder / "conf/test/globals.yml").write_text("outputs: data\n")
     local = {"base_model": {"source": str(tiny_base_folder)}, "tracking": {"enabled": False}}
     (folder / "conf/test/parameters.yml").write_text(yaml.safe_dump(local))
-    for concept in ("character", "style"):
-        write_tiny_pictures(folder / "data/03_primary" / concept, 3)
+    for concept, trigger in (("character", "zkc"), ("style", "qwo")):
+        captions = write_tiny_pictures(folder / "data/03_primary" / concept, 3) / "metadata.jsonl"
+        captions.write_text(captions.read_text().replace("zkc", trigger))
     variants = yaml.safe_load((folder / VARIANTS).read_text())
     variants["variants"]["own"]["character"] |= {"blocks": INS.replace("1", "0", 1), "rank": 2}
     (folder / VARIANTS).write_text(yaml.safe_dump(variants))
