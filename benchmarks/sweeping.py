@@ -14,9 +14,7 @@ import dev_pairs
 import numpy as np
 from dev_pairs import RAW, ROOT, STYLE, VARIANTS, Pair, as_samples, parameters
 
-from blockwise_lora.adapters import AdapterSpec
 from blockwise_lora.diffusion.checkpoints import configuration_hash
-from blockwise_lora.diffusion.config import TrainingConfig
 from blockwise_lora.diffusion.prompts import fill_all
 from blockwise_lora.diffusion.samples import SampleSet
 from blockwise_lora.imagesets import ImageSet
@@ -24,7 +22,6 @@ from blockwise_lora.judges.bootstrap import Scores, interval
 from blockwise_lora.judges.panel import JudgeConfig, Panel
 from blockwise_lora.judges.protocol import BootstrapConfig, evaluate, judge
 from blockwise_lora.judges.samples import Question, References, Row, Sample
-from blockwise_lora.parameters import typed
 from blockwise_lora.sweep.bank import Bank, Lesson, train_missing
 from blockwise_lora.sweep.candidates import Space
 from blockwise_lora.sweep.pictures import Brief
@@ -52,12 +49,11 @@ class Setting:
         judges = ROOT / "data" / "06_models" / "judges"
         self.panel = Panel.load(JudgeConfig(str(judges / "clip"), str(judges / "dino")))
         self.sweep = parameters("sweep")["sweep"]
-        self.training = typed(TrainingConfig, self.shop.training, "training")
         self.sampling = self.shop.sampling
         self.bootstrap = BootstrapConfig()
         self.quick = quick
         if quick:
-            self.training = dataclasses.replace(self.training, steps=11)
+            self.shop.training = self.shop.training | {"steps": 11}
             self.sampling = self.shop.sampling = dataclasses.replace(self.sampling, steps=2)
             self.bootstrap = BootstrapConfig(draws=100)
 
@@ -69,14 +65,11 @@ class Setting:
 
     def lessons(self, pair: Pair, images: dict[str, ImageSet], variant: str) -> dict[str, Lesson]:
         """What is learned in a variant."""
-        specs = {
-            c: typed(AdapterSpec, self.shop.variants[variant][c], f"{variant}.{c}")
-            for c in CONCEPTS
-        }
+        recipes = {c: self.shop.recipe(c, variant) for c in CONCEPTS}
         words = {"character": pair.character, "style": pair.style}
         return {
-            c: Lesson(c, images[c], specs[c], self.training, {"trigger": words[c].trigger})
-            for c in CONCEPTS
+            c: Lesson(c, images[c], r.spec, r.config, {"trigger": words[c].trigger})
+            for c, r in recipes.items()
         }
 
     def open(self, pair: Pair, folder: Path, at_once: int | None = None) -> Workshop:
@@ -129,7 +122,7 @@ def folder_of(setting: Setting) -> Path:
     """Where adapters and pictures of the studies, and results of finished parts, are kept."""
     key = configuration_hash(
         base=setting.shop.base.sha256,
-        training=setting.training,
+        training={c: setting.shop.recipe(c, setting.sweep["variant"]).config for c in CONCEPTS},
         sampling=setting.sampling,
         sweep=setting.sweep,
         variants=setting.shop.variants,
@@ -181,8 +174,10 @@ def _warm_up(setting: Setting, pair: Pair) -> None:
     """Libraries load on first use, which is nobody's work."""
     with tempfile.TemporaryDirectory() as folder:
         shop = setting.open(pair, Path(folder))
-        short = dataclasses.replace(setting.training, steps=11)
-        shop.lessons = {c: dataclasses.replace(x, config=short) for c, x in shop.lessons.items()}
+        shop.lessons = {
+            c: dataclasses.replace(x, config=dataclasses.replace(x.config, steps=11))
+            for c, x in shop.lessons.items()
+        }
         brief, _ = setting.brief(pair, 0)
         shop.train([FULL_PAIR])
         pictures = [p for _, p in shop.studio(brief).samples(shop.trained(FULL_PAIR))]
