@@ -5,7 +5,14 @@ import dataclasses
 import pytest
 import torch
 
-from blockwise_lora.adapters import AdapterSpec, detach, set_strengths, trainable_parameters
+from blockwise_lora.adapters import (
+    AdapterSpec,
+    detach,
+    load_adapter,
+    read_adapter,
+    set_strengths,
+    trainable_parameters,
+)
 from blockwise_lora.adapters.layers import adapted_layers
 from blockwise_lora.diffusion.base import load_base
 from blockwise_lora.diffusion.batched import BatchedAdapters
@@ -18,6 +25,7 @@ from blockwise_lora.diffusion.config import (
     TrainingConfig,
     ValidationConfig,
 )
+from blockwise_lora.diffusion.trained import TrainedAdapter
 from blockwise_lora.diffusion.trainer import Job, train, train_many
 from tiny_base import write_tiny_sdxl
 
@@ -52,6 +60,21 @@ def test_the_text_encoder_learns(base, images, blocks):
     assert not torch.allclose(base.encode_prompts(["zkc square"]).tokens, plain)
     set_strengths(base.parts, {})
     assert torch.equal(base.encode_prompts(["zkc square"]).tokens, plain)
+
+
+@pytest.mark.parametrize("method", ["locon", "rslora", "dora", "loha", "lokr", "oft", "full"])
+def test_every_method_reaches_the_text_encoder(base, images, method, tmp_path):
+    """Trains, saves, and loads back with the same prompt, bit for bit."""
+    spec = AdapterSpec("out3+base" if method != "oft" else "base", method, 4)
+    plain = base.encode_prompts(["zkc square"]).tokens
+    outcome = train(base, images, spec, CONFIG, name="a")
+    learned = base.encode_prompts(["zkc square"]).tokens
+    TrainedAdapter(base, outcome, CONFIG, {}).write(tmp_path)
+    detach(base.parts, "a")
+    assert torch.equal(base.encode_prompts(["zkc square"]).tokens, plain)
+    load_adapter(base.parts, read_adapter(tmp_path), "a")
+    assert not torch.allclose(learned, plain)
+    assert torch.equal(base.encode_prompts(["zkc square"]).tokens, learned)
 
 
 def test_both_text_encoders_of_sdxl_learn(xl, images):
