@@ -13,7 +13,6 @@ wall time tells of what else the machine does. Results: benchmarks/results/curat
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
 import os
@@ -25,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from planted import CHANGES, Named, emoji, hard_negatives, photographs
+from planted import CHANGES, Named, emoji, halves, hard_negatives, photographs
 from platformdirs import user_cache_path
 
 from blockwise_lora.atomic import write_text
@@ -63,15 +62,6 @@ def copies(looks: list[Looks]) -> dict[int, int]:
         keys = range(start, min(start + BATCH, len(looks)))
         matches |= {k: m.key for k, m in search.add(keys).items()}
     return matches
-
-
-def halves(originals: Named) -> dict[str, Named]:
-    """The half that limits are chosen on, and the one that is held out, by the pictures' names."""
-    parts: dict[str, Named] = {"tuning": [], "held out": []}
-    for item in originals:
-        first = hashlib.sha256(item[0].encode()).digest()[0]
-        parts["held out" if first % 2 else "tuning"].append(item)
-    return parts
 
 
 def planted(name: str, originals: Named, part: int, seed: int) -> list[Found]:

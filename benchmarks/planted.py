@@ -1,11 +1,13 @@
 """Pictures that are known to be copies of others: what benchmarks/curation.py looks for.
 
 Originals are emoji of five sets (no tones of skin, no mirrored pairs, no identical drawings) and
-photographs out of packages, cut into tiles that do not overlap.
+photographs out of packages, cut into tiles that do not overlap. An original's name is
+"SUBJECT, SET" or "PHOTOGRAPH, LEFT TOP".
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import io
 import tarfile
@@ -40,7 +42,7 @@ def emoji(packages: Path, count: int, size: int, seed: int) -> Named:
     rows = [(e, svg) for e, svg in _drawings(packages) if e.set_name in SETS and not e.skin_toned]
     picked = np.random.default_rng(seed).permutation(len(rows))[: count * 11 // 10]
     drawn = (
-        (f"{rows[i][0].set_name} {rows[i][0].label}", Image.fromarray(render(rows[i][1], size)))
+        (f"{rows[i][0].label}, {rows[i][0].set_name}", Image.fromarray(render(rows[i][1], size)))
         for i in picked
     )
     return _distinct(drawn)[:count]
@@ -55,7 +57,7 @@ def photographs(archives: Path | None) -> Named:
             for left in range(0, photograph.width - TILE + 1, TILE):
                 tile = photograph.crop((left, top, left + TILE, top + TILE))
                 if np.asarray(tile.convert("L"), float).std() > 12:
-                    tiles.append((f"{name} {left} {top}", tile))
+                    tiles.append((f"{name}, {left} {top}", tile))
     return _distinct(iter(tiles))
 
 
@@ -69,7 +71,22 @@ def _photographs(archives: Path | None) -> Iterator[tuple[str, Image.Image]]:
         if FRAMES_OF_ONE_FILM not in file.name:
             with tarfile.open(file) as archive:
                 data = archive.extractfile("package/data/image.jpg").read()
-            yield file.stem, Image.open(io.BytesIO(data)).convert("RGB")
+            # Without the version, which must not decide on the half.
+            yield file.stem.rpartition("-")[0], Image.open(io.BytesIO(data)).convert("RGB")
+
+
+def halves(originals: Named) -> dict[str, Named]:
+    """The half that limits are chosen on, and the one that is held out.
+
+    They share no photograph, of which tiles of one half would tell of those of the other, and no
+    emoji, of which another set's drawing would.
+    """
+    parts: dict[str, Named] = {"tuning": [], "held out": []}
+    for name, image in originals:
+        subject = name.rpartition(", ")[0]
+        first = hashlib.sha256(subject.encode()).digest()[0]
+        parts["held out" if first % 2 else "tuning"].append((name, image))
+    return parts
 
 
 def _distinct(items: Iterator[tuple[str, Image.Image]]) -> Named:
