@@ -117,8 +117,8 @@ def test_two_processes_give_what_one_gives(raw, textured):
     for seed in range(70):
         textured(seed, 24, 24).save(raw / f"{seed:02}.png")
     paths = sorted(raw.iterdir())
-    one = measure_files(paths, CurationConfig(workers=1), Store(None))
-    two = measure_files(paths, CurationConfig(workers=2), Store(None))
+    one = list(measure_files(paths, CurationConfig(workers=1), Store(None)))
+    two = list(measure_files(paths, CurationConfig(workers=2), Store(None)))
     assert [m.pixels for m in one] == [m.pixels for m in two]
     assert len({m.pixels for m in one}) == 70
 

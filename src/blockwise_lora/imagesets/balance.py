@@ -1,12 +1,13 @@
 """Sub-folders that count alike, and pictures that are too much alike."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from blockwise_lora.imagesets.config import CurationConfig
+from blockwise_lora.imagesets.likeness import Looks
 from blockwise_lora.imagesets.likeness.looks import SIDE
 from blockwise_lora.imagesets.screening import Screened
 
@@ -36,13 +37,18 @@ def balanced(pictures: Sequence[Screened], config: CurationConfig) -> list[Scree
     ]
 
 
-def dominance(pictures: Sequence[Screened]) -> list[str]:
-    """Warnings where one background or one pose makes up most of the set, in words."""
-    kept = [p for p in pictures if p.verdict.kept]
+def dominance(pictures: Sequence[Screened], looks_of: Callable[[int], Looks]) -> list[str]:
+    """Warnings where one background or one pose makes up most of the set, in words.
+
+    Args:
+        pictures: those that were dropped do not count.
+        looks_of: the looks of the picture at a place among them.
+    """
+    kept = [place for place, picture in enumerate(pictures) if picture.verdict.kept]
     kept = kept[:: -(-len(kept) // _MOST) or 1]
     if len(kept) < _FEWEST:
         return []
-    views = [p.measures.looks.views[0] for p in kept]
+    views = [looks_of(place).views[0] for place in kept]
     found = []
     grounds = np.stack([_ground(view) for view in views])
     near = np.abs(grounds[:, None] - grounds).max(axis=2) <= _GROUND_NEAR
@@ -53,7 +59,7 @@ def dominance(pictures: Sequence[Screened]) -> list[str]:
             f"#{red:02x}{green:02x}{blue:02x}, which the adapter will learn; add pictures with "
             "others, or train with masks"
         )
-    outlines = np.stack([_outline(p) for p in kept])
+    outlines = np.stack([_outline(view) for view in views])
     alike = (outlines @ outlines.T) >= _POSE_NEAR
     if (share := alike.mean(axis=1).max()) > _SHARE:
         found.append(
@@ -77,9 +83,9 @@ def _ground(view: np.ndarray) -> np.ndarray:
     return np.median(edge, axis=0)
 
 
-def _outline(picture: Screened) -> np.ndarray:
-    """Unit vector of where the picture differs from its background, without its mean."""
-    view = picture.measures.looks.views[0].astype(np.float32)
+def _outline(view: np.ndarray) -> np.ndarray:
+    """Unit vector of where a view differs from its background, without its mean."""
+    view = view.astype(np.float32)
     differs = np.abs(view - _ground(view)).max(axis=2)
     coarse = differs.reshape(SIDE // 4, 4, SIDE // 4, 4).mean(axis=(1, 3)).ravel()
     coarse = coarse - coarse.mean()

@@ -22,8 +22,8 @@ _LARGEST = 1 << 30  # bytes; a larger file is no picture
 
 def measure_files(
     paths: Sequence[Path], config: CurationConfig, kept: Store, *, progress: str = ""
-) -> list[Measures]:
-    """Measure files, in their order.
+) -> Iterator[Measures]:
+    """Measure files, one after the other in their order.
 
     A file that brings a decoder down costs that process only: it is reported like any other file
     that yields no picture.
@@ -34,13 +34,11 @@ def measure_files(
         kept: what was measured before; what is new is added.
         progress: words for a bar; empty: none.
     """
-    results: list[Measures] = []
     with tqdm(total=len(paths), desc=progress, disable=not progress) as bar:
         for found in _in_chunks(paths, config, kept):
             kept.put((key, measures) for key, measures, new in found if new and key)
-            results += [measures for _, measures, _ in found]
+            yield from (measures for _, measures, _ in found)
             bar.update(len(found))
-    return results
 
 
 _Found = list[tuple[str, Measures, bool]]

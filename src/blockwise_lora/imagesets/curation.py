@@ -25,6 +25,7 @@ from blockwise_lora.imagesets.naming import named
 from blockwise_lora.imagesets.report import CurationReport
 from blockwise_lora.imagesets.review import Review, read_review
 from blockwise_lora.imagesets.screening import Screened, Verdict, screen
+from blockwise_lora.imagesets.shelf import Shelf
 from blockwise_lora.imagesets.sources import local_folder
 from blockwise_lora.imagesets.store import Store
 
@@ -46,6 +47,7 @@ class Screening:
         pictures: every candidate with its verdict so far.
         config: what was asked for.
         review: what a person said of single pictures.
+        warnings: what the user should know of the pictures as a whole, in words.
     """
 
     source: str
@@ -54,6 +56,7 @@ class Screening:
     pictures: tuple[Screened, ...]
     config: CurationConfig
     review: Review = field(default_factory=Review)
+    warnings: tuple[str, ...] = ()
 
     @property
     def subjects(self) -> list[Subject]:
@@ -136,16 +139,21 @@ def screen_folder(
     kept = Store(cache / "measures.sqlite" if cache else None)
     words = f"screening {PurePosixPath(source).name}" if progress else ""
     paths = [candidate.path for candidate in listing.candidates]
-    measures = measure_files(paths, config, kept, progress=words)
-    screened = [
-        screen(candidate, measured, reviewed.of(candidate.file), config)
-        for candidate, measured in zip(listing.candidates, measures, strict=True)
-    ]
-    screened = drop_duplicates(screened, config)
-    if judge:
-        screened = judged(screened, judge, config)
-    screened = named(balanced(screened, config))
-    return Screening(source, folder, listing, tuple(screened), config, reviewed)
+    with Shelf(cache) as shelf:
+        screened = []
+        measures = measure_files(paths, config, kept, progress=words)
+        for candidate, measured in zip(listing.candidates, measures, strict=True):
+            shelf.put(measured.looks)
+            measured = replace(measured, looks=None)
+            screened.append(screen(candidate, measured, reviewed.of(candidate.file), config))
+        screened = drop_duplicates(screened, shelf.__getitem__, config)
+        if judge:
+            screened = judged(screened, judge, config)
+        screened = named(balanced(screened, config))
+        # Emoji are all drawn alike, on white: there is nothing to be said of those.
+        photos = config.resolution >= PHOTO_RESOLUTION
+        warnings = dominance(screened, shelf.__getitem__) if photos else ()
+    return Screening(source, folder, listing, tuple(screened), config, reviewed, tuple(warnings))
 
 
 def caption_pictures(
@@ -251,8 +259,7 @@ def _warnings(screening: Screening, pictures: Sequence[Screened]) -> list[str]:
             f"{screening.review.path} speaks of {len(gone)} pictures that are not there: "
             + ", ".join(gone[:3])
         )
-    # Emoji are all drawn alike, on white: only there is nothing to be said.
-    return found + (dominance(kept) if config.resolution >= PHOTO_RESOLUTION else [])
+    return [*found, *screening.warnings]
 
 
 def _nothing_left(report: CurationReport) -> str:

@@ -1,16 +1,18 @@
 """Pictures that are there more than once: the same pixels, or copies that were changed a little."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from blockwise_lora.imagesets.config import CurationConfig
-from blockwise_lora.imagesets.likeness import Search
+from blockwise_lora.imagesets.likeness import Looks, Search
 from blockwise_lora.imagesets.screening import Screened
 
 _BATCH = 256  # pictures looked up at once: large enough for fast products, 4 MB of views
 
 
-def drop_duplicates(screened: Sequence[Screened], config: CurationConfig) -> list[Screened]:
+def drop_duplicates(
+    screened: Sequence[Screened], looks_of: Callable[[int], Looks], config: CurationConfig
+) -> list[Screened]:
     """Keep the best of each group of duplicates.
 
     The best is what a person wants kept, then has the most usable pixels, then a caption of its
@@ -19,6 +21,7 @@ def drop_duplicates(screened: Sequence[Screened], config: CurationConfig) -> lis
 
     Args:
         screened: in the order of names; those already dropped are passed through.
+        looks_of: the looks of the picture at a place of that order.
         config: what counts as a copy.
 
     Returns:
@@ -37,14 +40,19 @@ def drop_duplicates(screened: Sequence[Screened], config: CurationConfig) -> lis
         else:
             result[index] = _dropped(picture, result[first], "duplicate", 0, "the same pixels as")
     if config.duplicates.near:
-        _drop_near(result, unique, config)
+        _drop_near(result, unique, looks_of, config)
     return result
 
 
-def _drop_near(result: list[Screened], order: Sequence[int], config: CurationConfig) -> None:
+def _drop_near(
+    result: list[Screened],
+    order: Sequence[int],
+    looks_of: Callable[[int], Looks],
+    config: CurationConfig,
+) -> None:
     search = Search(
         config.duplicates.limits,
-        lambda place: result[order[place]].measures.looks,
+        lambda place: looks_of(order[place]),
         mirrored=config.duplicates.mirrored,
     )
     for start in range(0, len(order), _BATCH):

@@ -37,7 +37,7 @@ class Measures:
         sharpness: see `Checks.blurred`.
         brightness: 95th percentile, 0 to 255.
         colours: distinct colours among 64x64 pixels.
-        looks: for the search for copies.
+        looks: for the search for copies; None where there are none, or they lie elsewhere.
     """
 
     reason: str = ""

@@ -1,0 +1,81 @@
+"""Where the looks of many pictures lie while they are compared: on disk, not in memory."""
+
+import os
+import tempfile
+from array import array
+from pathlib import Path
+
+import numpy as np
+
+from blockwise_lora.atomic import WriteError
+from blockwise_lora.imagesets.likeness import Looks
+from blockwise_lora.imagesets.likeness.looks import SIDE
+
+_IN_MEMORY = 64 << 20  # bytes, some 5,000 pictures; more of them go to a file
+_VIEW = SIDE * SIDE * 3
+_EXTENT = 2 * np.dtype(np.float32).itemsize
+
+
+class Shelf:
+    """Looks by number, put there in their order; what is not asked for takes no memory.
+
+    The file has no name, or loses it when it is closed: a run that is killed leaves nothing.
+    """
+
+    def __init__(self, folder: Path | None = None):
+        """Begin without looks.
+
+        Args:
+            folder: for the file; None, or a folder that cannot be written: the system's own for
+                such files, which on some systems lies in memory.
+        """
+        usable = folder is not None and _writable(folder)
+        self._folder = folder if usable else Path(tempfile.gettempdir())
+        self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=self._folder)  # noqa: SIM115
+        self._ends = array("q", [0])
+
+    def put(self, looks: Looks | None) -> None:
+        """Add the next picture's looks; None for a file that is no picture.
+
+        Raises:
+            WriteError: the disk is full.
+        """
+        data = looks.extent.astype(np.float32).tobytes() + looks.views.tobytes() if looks else b""
+        try:
+            self._file.seek(self._ends[-1])
+            self._file.write(data)
+        except OSError as error:
+            raise WriteError(
+                f"{self._folder}: pictures cannot be compared there ({error.strerror}); "
+                "14 KB of each are needed"
+            ) from error
+        self._ends.append(self._ends[-1] + len(data))
+
+    def __getitem__(self, number: int) -> Looks:
+        """The looks that were put there as the `number`-th, from 0.
+
+        Raises:
+            KeyError: that file is no picture.
+        """
+        start, end = self._ends[number], self._ends[number + 1]
+        if start == end:
+            raise KeyError(number)
+        self._file.seek(start)
+        data = self._file.read(end - start)
+        count = len(data) // (_VIEW + _EXTENT)
+        extent = np.frombuffer(data, np.float32, count * 2).reshape(count, 2)
+        return Looks.of(data[count * _EXTENT :], extent)
+
+    def __enter__(self) -> "Shelf":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
