@@ -31,6 +31,24 @@ def test_each_prompt_is_encoded_once_and_found_again(base, tmp_path, encoded):
     assert second.rows([["b", "c"], ["c", "c"]]).tolist() == [[0, 1], [1, 1]]
 
 
+def test_what_is_cached_already_changes_no_bit_of_the_others(base, tmp_path, monkeypatch):
+    """With a text encoder whose rounding differs by the batch, as on other machines than this."""
+    encode = BaseModel.encode_prompts
+
+    def rounding(self, some):
+        text = encode(self, some)
+        company = torch.arange(len(some)).view(-1, 1, 1) + len(some)
+        return Text(text.tokens * (1 + company * 2**-20), text.pooled)
+
+    monkeypatch.setattr(BaseModel, "encode_prompts", rounding)
+    prompts = [f"zkc cat, {i}" for i in range(5)]
+    cold = TextTable.of(base, prompts, tmp_path / "cold")
+    TextTable.of(base, prompts[2:4], tmp_path / "warm")
+    warm = TextTable.of(base, prompts, tmp_path / "warm")
+    assert torch.equal(cold.text.tokens, warm.text.tokens)
+    assert torch.equal(cold.text.tokens, TextTable.of(base, prompts).text.tokens)
+
+
 def test_another_model_or_precision_finds_nothing(base, tmp_path, encoded):
     TextTable.of(base, ["a"], tmp_path)
     TextTable.of(dataclasses.replace(base, sha256="another"), ["a"], tmp_path)

@@ -1,7 +1,8 @@
 """Embeddings of all captions of a training, computed once; token ids where embeddings change.
 
 Each embedding is kept on disk in a file of its own, named by everything that it depends on (model,
-precision, the words), so that every run on every data set can use it.
+precision, the words), so that every run on every data set can use it. It does not depend on the
+other captions: a cache that knows some of them already changes no bit of a training.
 """
 
 from __future__ import annotations
@@ -23,8 +24,6 @@ from blockwise_lora.diffusion.base import BaseModel
 from blockwise_lora.diffusion.text import Prompts, Text
 
 log = logging.getLogger(__name__)
-
-_ENCODED_AT_ONCE = 64  # prompts
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +54,9 @@ class TextTable:
                 if known := _read(_file(base, prompt, folder), base):
                     found[prompt] = known
         missing = [prompt for prompt in distinct if prompt not in found]
-        for start in range(0, len(missing), _ENCODED_AT_ONCE):
-            some = missing[start : start + _ENCODED_AT_ONCE]
-            with bare(base):  # another training's adapter would stay in the cache for ever
-                text = base.encode_prompts(some)
-            found |= {prompt: text[[i]] for i, prompt in enumerate(some)}
+        with bare(base):  # another training's adapter would stay in the cache for ever
+            # One by one: in a batch the last bits depend on its size, and so on what is cached.
+            found |= {prompt: base.encode_prompts([prompt]) for prompt in missing}
         if folder is not None:
             _keep({_file(base, prompt, folder): found[prompt] for prompt in missing})
         table = Text.cat([found[prompt] for prompt in distinct])
