@@ -75,6 +75,43 @@ def test_one_that_fails_leaves_the_others_as_they_are(base, images, tmp_path):
         assert_near(weights[name], alone[name])
 
 
+class KilledError(Exception):
+    """Stands for a kill: raised between two steps."""
+
+
+def test_a_killed_pass_in_which_one_had_failed_goes_on_to_the_same_bits(
+    base, images, tmp_path, monkeypatch
+):
+    """And of the one that failed the last good state stays, for a training of its own."""
+    update = loop.Learner.update
+
+    def spoiling(self, loss):
+        update(self, loss * torch.nan if self.name == "whole" and self.step >= 3 else loss)
+
+    def kill(step):
+        if step == 9:
+            raise KilledError
+
+    config = dataclasses.replace(CONFIG, steps=10, checkpoint_every=2, log_every=1)
+    configs = dict.fromkeys(SPECS, config)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Learner, "update", spoiling)
+        _, whole = results(base, jobs(images, **configs))
+        with pytest.raises(KilledError):
+            train_many(base, jobs(images, **configs), checkpoint_dir=tmp_path, on_step=kill)
+        kinds = sorted(path.name[64:] for path in tmp_path.iterdir())
+        assert kinds == ["-2.safetensors"] + ["-8.failed.safetensors"] + ["-8.safetensors"] * 2
+        (one, failed, other), resumed = results(
+            base, jobs(images, **configs), checkpoint_dir=tmp_path
+        )
+    assert isinstance(failed, Failed) and one.resumed_from == other.resumed_from == 8
+    for name in ("shallow", "middle"):
+        assert all(torch.equal(a, b) for a, b in zip(resumed[name], whole[name], strict=True))
+    (alone,), _ = results(base, jobs(images, whole=config), checkpoint_dir=tmp_path)
+    assert alone.resumed_from == 2 and alone.skipped == 0
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_one_input_is_made_once_for_all_that_share_it(base, images, monkeypatch):
     made = []
     batch = loop.Batch.__dict__["of"].__func__

@@ -5,6 +5,9 @@ is started again with more or fewer adapters beside it still finds it. Adapters 
 pass are saved together: a state counts only if those that were saved with it are there, too, so a
 kill at any moment, in the middle of a save as well, leaves a consistent set. The files lie outside
 the project's outputs, which DVC deletes before a stage runs; success removes them.
+
+Of an adapter whose loss is no number any more the last good state stays. What it has become since
+is saved beside it, for the others alone: they go on to the same bits only in its company.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 log = logging.getLogger(__name__)
+
+_FAILED = ".failed"  # in a file's name
 
 
 def user_cache() -> Path:
@@ -53,11 +58,13 @@ class State:
         step: steps done.
         tensors: whatever the learner needs to go on.
         notes: words that belong to it, such as the id of the run that records it.
+        failed: whether nothing was learned any more.
     """
 
     step: int
     tensors: Mapping[str, Tensor]
     notes: Mapping[str, str] = field(default_factory=dict)
+    failed: bool = False
 
 
 class Checkpoints:
@@ -86,15 +93,15 @@ class Checkpoints:
                 metadata = {f"note.{name}": text for name, text in state.notes.items()}
                 metadata["together"] = json.dumps(together, sort_keys=True)
                 plain = {k: t.detach().cpu().contiguous() for k, t in state.tensors.items()}
-                write_bytes(self._path(key, state.step), save(plain, metadata))
-                written.append(self._path(key, state.step))
+                write_bytes(self._path(key, state), save(plain, metadata))
+                written.append(self._path(key, state))
         except BaseException:
             # Half a set counts for nothing; where the disk is full it would only be in the way.
             for path in written:
                 path.unlink(missing_ok=True)
             raise
-        for key, step in together.items():
-            self._prune(key, keep=self._path(key, step))
+        for key, state in states.items():
+            self._prune(key, keep=self._path(key, state), kind=_FAILED if state.failed else "")
 
     def load(self) -> dict[str, State]:
         """The newest consistent state of each adapter that has one, by key."""
@@ -103,7 +110,9 @@ class Checkpoints:
         newest = {}
         for key, states in found.items():
             for state, together in sorted(states, key=lambda pair: -pair[0].step):
-                if all(step in steps.get(other, {step}) for other, step in together.items()):
+                # Who trains without the others does not wait for them, but a failed one is theirs.
+                free = () if state.failed else together.values()
+                if all(step in steps.get(other, free) for other, step in together.items()):
                     newest[key] = state
                     break
         return newest
@@ -113,12 +122,13 @@ class Checkpoints:
         for key in keys:
             self._prune(key)
 
-    def _path(self, key: str, step: int) -> Path:
-        return self.folder / f"{key}-{step}.safetensors"
+    def _path(self, key: str, state: State) -> Path:
+        kind = _FAILED if state.failed else ""
+        return self.folder / f"{key}-{state.step}{kind}.safetensors"
 
-    def _prune(self, key: str, keep: Path | None = None) -> None:
+    def _prune(self, key: str, keep: Path | None = None, kind: str = "") -> None:
         # With a dot in front: what a kill left in the middle of a write.
-        for pattern in (f"{key}-*.safetensors", f".{key}-*"):
+        for pattern in (f"{key}-*{kind}.safetensors", f".{key}-*"):
             for path in self.folder.glob(pattern):
                 if path != keep:
                     path.unlink(missing_ok=True)
@@ -136,8 +146,9 @@ def _read(path: Path) -> tuple[State, dict[str, int]] | None:
             metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         notes = {k.removeprefix("note."): v for k, v in metadata.items() if k.startswith("note.")}
-        step = int(path.stem.rpartition("-")[2])
-        return State(step, tensors, notes), json.loads(metadata["together"])
+        failed = path.stem.endswith(_FAILED)
+        step = int(path.stem.removesuffix(_FAILED).rpartition("-")[2])
+        return State(step, tensors, notes, failed), json.loads(metadata["together"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         log.warning("The saved state %s is damaged (%s) and not used.", path, error)
         return None

@@ -71,6 +71,11 @@ class Learner:
         """Whether it is time to save the state."""
         return self.step % self.config.checkpoint_every == 0
 
+    @property
+    def troubled(self) -> bool:
+        """Whether the last step that was looked at came to nothing."""
+        return self._wasted > 0
+
     def scaled(self, loss: Tensor) -> Tensor:
         """The loss whose gradient `update` takes."""
         return loss if self._scale is None else loss * self._scale.value

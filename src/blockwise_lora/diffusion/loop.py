@@ -77,6 +77,7 @@ class Loop:
         self.base, self.members, self.adapters = base, list(members), adapters
         keys = [member.key for member in members]
         self._checkpoints = Checkpoints(checkpoint_dir, keys) if checkpoint_dir else None
+        self._owed = False
 
     def run(self, on_step: Callable[[int], None] | None = None) -> None:
         """Take all steps, from where saved states stand.
@@ -195,13 +196,20 @@ class Loop:
         learners = [member.learner for member in active]
         if not self._checkpoints or not any(x.active for x in learners):
             return False
-        return any(x.save_due or not x.active for x in learners)
+        late = self._owed and any(x.look_due for x in learners)
+        return late or any(x.save_due or not x.active for x in learners)
 
     def _save(self, active: Sequence[Member]) -> None:
+        """Save, unless a loss is no number now: then the last good state stays for the time."""
+        learners = [member.learner for member in active]
+        self._owed = any(x.troubled and not x.failure for x in learners)
+        if self._owed or all(x.failure for x in learners):
+            return
         notes, states = self.watching.notes(), {}
         for member in active:
-            tensors = member.learner.state() | member.watcher.state()
-            states[member.key] = State(member.learner.step, tensors, notes)
+            learner = member.learner
+            tensors, failed = learner.state() | member.watcher.state(), bool(learner.failure)
+            states[member.key] = State(learner.step, tensors, notes, failed)
         self._checkpoints.save(states)
 
     def _resume(self) -> None:
