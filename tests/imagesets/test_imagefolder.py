@@ -87,6 +87,7 @@ def test_a_failure_leaves_the_old_folder(plain_set, tmp_path):
     target = tmp_path / "set"
     write_imagefolder(target, ImageSet.read(plain_set))
     before = {p.name: p.read_bytes() for p in target.iterdir()}
+    noise(2).save(plain_set / "1.png")  # what is in the old folder would not be opened
     images = ImageSet.read(plain_set)
     (plain_set / "1.png").write_bytes(b"broken")
     with pytest.raises(ImageSetError, match=r"1\.png"):
@@ -267,3 +268,39 @@ def test_datasets_loads_it(rich_set, tmp_path, monkeypatch, layout, how):
     assert len(rows) == 2
     assert found[images.captions[0]]["mask"].tobytes() == mask_of(5).tobytes()
     assert [found[caption]["repeats"] for caption in images.captions] == [1, 3]
+
+
+def test_what_is_in_the_old_folder_is_not_made_again(plain_set, tmp_path):
+    Image.new("L", (8, 8), 128).save(tmp_path / "mask.png")
+    mask = Mask(tmp_path / "mask.png", pixel_hash(Image.new("L", (8, 8), 128)))
+    images = ImageSet.read(plain_set)
+    images = replace(images, pictures=tuple(replace(p, mask=mask) for p in images))
+    target = tmp_path / "set"
+    write_imagefolder(target, images)
+    before = {p.name: p.read_bytes() for p in target.rglob("*") if p.is_file()}
+    for gone in (plain_set / "0.png", tmp_path / "mask.png"):
+        gone.unlink()
+    (target / "1.png").write_bytes(before["1.png"][:60])  # damaged: made again
+    write_imagefolder(target, images)
+    assert {p.name: p.read_bytes() for p in target.rglob("*") if p.is_file()} == before
+    noise(5).save(target / "0.png")  # not the picture of the set
+    with pytest.raises(ImageSetError, match=r"0\.png"):
+        write_imagefolder(target, images)
+
+
+def test_many_pictures_are_written_by_several_processes(tmp_path, raw):
+    for seed in range(70):
+        noise(seed).save(raw / f"{seed:02}.png")
+    (raw / "metadata.jsonl").write_text(
+        "".join(json.dumps({"file_name": f"{n:02}.png", "text": ""}) + "\n" for n in range(70))
+    )
+    images = ImageSet.read(raw)
+    written = write_imagefolder(tmp_path / "set", images)
+    assert [p.sha256 for p in written] == [p.sha256 for p in images]
+    for seed in (0, 69):
+        data = (tmp_path / "set" / f"{seed:02}.png").read_bytes()
+        assert data == png_bytes(noise(seed))
+    noise(1).save(raw / "69.png")
+    with pytest.raises(ImageSetError, match=r"69\.png has changed"):
+        write_imagefolder(tmp_path / "other", images)
+    assert not (tmp_path / "other").exists()

@@ -1,11 +1,13 @@
-"""Measuring many files over the cores; what was measured before is only looked up."""
+"""Work on many files, spread over the cores; what was measured before is only looked up."""
 
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -18,6 +20,32 @@ from blockwise_lora.imagesets.store import Store
 _CHUNK = 16  # files that a process takes at once
 _ALONE = 64  # fewer files than this are measured here: starting a process takes half a second
 _LARGEST = 1 << 30  # bytes; a larger file is no picture
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+
+def in_chunks(
+    function: Callable[[Sequence[Item]], Result], items: Sequence[Item], workers: int | None = None
+) -> Iterator[Result]:
+    """Results of a function of a few items, in their order, from processes where there are many.
+
+    Args:
+        function: and what it is given must be what processes can be handed.
+        items: all of them.
+        workers: processes; None takes one a core.
+
+    Raises:
+        BrokenProcessPool: a process died.
+    """
+    chunks = [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
+    workers = min(workers or os.cpu_count() or 1, len(chunks))
+    if len(items) < _ALONE or workers < 2:
+        yield from map(function, chunks)
+        return
+    # Forked processes would inherit the locks of PyTorch's and MLflow's threads.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        yield from pool.map(function, chunks)
 
 
 def measure_files(
@@ -35,7 +63,7 @@ def measure_files(
         progress: words for a bar; empty: none.
     """
     with tqdm(total=len(paths), desc=progress, disable=not progress) as bar:
-        for found in _in_chunks(paths, config, kept):
+        for found in _found(paths, config, kept):
             kept.put((key, measures) for key, measures, new in found if new and key)
             yield from (measures for _, measures, _ in found)
             bar.update(len(found))
@@ -44,24 +72,16 @@ def measure_files(
 _Found = list[tuple[str, Measures, bool]]
 
 
-def _in_chunks(paths: Sequence[Path], config: CurationConfig, kept: Store) -> Iterator[_Found]:
-    chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
-    workers = min(config.workers or os.cpu_count() or 1, len(chunks))
-    if len(paths) < _ALONE or workers < 2:
-        yield from (_measure_chunk(chunk, config, kept) for chunk in chunks)
-        return
+def _found(paths: Sequence[Path], config: CurationConfig, kept: Store) -> Iterator[_Found]:
     done = 0
     try:
-        # Forked processes would inherit the locks of PyTorch's and MLflow's threads.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            rest = [config] * len(chunks), [kept] * len(chunks)
-            for found in pool.map(_measure_chunk, chunks, *rest):
-                done += 1
-                yield found
+        work = partial(_measure_chunk, config=config, kept=kept)
+        for found in in_chunks(work, paths, config.workers):
+            done += len(found)
+            yield found
     except BrokenProcessPool:
-        for chunk in chunks[done:]:
-            yield [_guarded(path, config, kept) for path in chunk]
+        for path in paths[done:]:
+            yield [_guarded(path, config, kept)]
 
 
 def _guarded(path: Path, config: CurationConfig, kept: Store) -> tuple[str, Measures, bool]:

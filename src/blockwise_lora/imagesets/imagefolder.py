@@ -8,7 +8,9 @@ it: one folder serves diffusers' scripts, `datasets` and kohya's trainer.
 import io
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -17,7 +19,8 @@ from tqdm import tqdm
 
 from blockwise_lora.atomic import replace_folder
 from blockwise_lora.imagesets.card import CARD, METADATA, is_card
-from blockwise_lora.imagesets.decoding import decode, without_warnings
+from blockwise_lora.imagesets.crew import in_chunks
+from blockwise_lora.imagesets.decoding import DecodeError, decode, without_warnings
 from blockwise_lora.imagesets.errors import ImageSetError
 from blockwise_lora.imagesets.images import ImageSet, Mask, Picture, pixel_hash
 from blockwise_lora.imagesets.metadata import MetadataRow, inside, read_metadata
@@ -76,7 +79,8 @@ def write_imagefolder(folder: str | Path, images: ImageSet, *, progress: bool = 
     """Write a set as PNG files with `metadata.jsonl`; the same set gives the same bytes.
 
     The folder is replaced as a whole at the end, so a failure leaves the old one. A folder that
-    holds anything but such a set is never replaced.
+    holds anything but such a set is never replaced. Pictures that are in the old folder already
+    are taken from there, so that their originals are not opened again.
 
     Args:
         folder: the target.
@@ -93,17 +97,15 @@ def write_imagefolder(folder: str | Path, images: ImageSet, *, progress: bool = 
     folder = Path(folder)
     _check_target(folder, images)
     columns = _columns(images)
-    with without_warnings(), replace_folder(folder) as new:
-        lines = []
-        bar = tqdm(images.pictures, desc=f"writing {folder.name}", disable=not progress)
-        for picture in bar:
-            name = _png_name(picture.file_name)
-            _write(new / name, png_bytes(picture.open()))
-            if _in_kohya_folder(name):
-                _write((new / name).with_suffix(".txt"), f"{picture.caption}\n".encode())
-            if mask := picture.open_mask():
-                _write(new / MASKS / name, png_bytes(mask))
-            lines.append(json.dumps(_row(picture, name, columns), ensure_ascii=False))
+    with replace_folder(folder) as new:
+        lines = [
+            json.dumps(_row(picture, _png_name(picture.file_name), columns), ensure_ascii=False)
+            for picture in images
+        ]
+        work = partial(_write_pictures, old=folder, new=new)
+        with tqdm(total=len(images), desc=f"writing {folder.name}", disable=not progress) as bar:
+            for count in in_chunks(work, images.pictures):
+                bar.update(count)
         (new / METADATA).write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
         if images.card:
             (new / CARD).write_text(images.card, encoding="utf-8", newline="\n")
@@ -133,6 +135,32 @@ def png_bytes(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     Image.frombytes(image.mode, image.size, image.tobytes()).save(buffer, "PNG", compress_level=6)
     return buffer.getvalue()
+
+
+def _write_pictures(pictures: Sequence[Picture], old: Path, new: Path) -> int:
+    """Write pictures and what belongs to each into a folder; how many they are."""
+    with without_warnings():
+        for picture in pictures:
+            name = _png_name(picture.file_name)
+            image = _known(old / name, "RGB", picture.sha256) or picture.open()
+            _write(new / name, png_bytes(image))
+            if _in_kohya_folder(name):
+                _write((new / name).with_suffix(".txt"), f"{picture.caption}\n".encode())
+            if picture.mask:
+                known = _known(old / MASKS / name, "L", picture.mask.sha256)
+                _write(new / MASKS / name, png_bytes(known or picture.open_mask()))
+    return len(pictures)
+
+
+def _known(path: Path, mode: str, sha256: str) -> Image.Image | None:
+    """The picture of an old set, where it has the very pixels that are asked for."""
+    if not path.is_file():
+        return None
+    try:
+        image = decode(path).image.convert(mode)
+    except DecodeError:
+        return None
+    return image if pixel_hash(image) == sha256 else None
 
 
 def _write(path: Path, data: bytes) -> None:
