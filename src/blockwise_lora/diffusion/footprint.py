@@ -15,6 +15,7 @@ from blockwise_lora.adapters import set_strengths, trainable_parameters
 from blockwise_lora.diffusion.base import BaseModel
 from blockwise_lora.diffusion.config import TrainingConfig
 from blockwise_lora.diffusion.efficiency import efficient
+from blockwise_lora.diffusion.text import cat
 
 BYTES_PER_TRAINED = 5 * 4
 """Of each trained value, in float32: in the table and in PEFT's layer, its gradient, and the two
@@ -25,7 +26,8 @@ def training_bytes(base: BaseModel, name: str, config: TrainingConfig) -> int:
     """Bytes that training one attached adapter by itself needs beside the frozen model.
 
     Trained values with gradients and AdamW's state, and what autograd keeps of one batch for the
-    backward pass. Blocks before the adapter's first layer keep nothing, so late masks take less.
+    backward pass. Blocks before the adapter's first layer keep nothing, so late masks take less;
+    with the text encoders all blocks keep something.
 
     Args:
         base: the model, its denoiser at its own size; the adapter is the only one that acts
@@ -41,10 +43,15 @@ def training_bytes(base: BaseModel, name: str, config: TrainingConfig) -> int:
     noisy = torch.zeros(rows, base.unet.config.in_channels, side, side, device=base.device)
     frame = [float(base.resolution)] * 2 + [0.0] * 2 + [float(base.resolution)] * 2
     frames = noisy.new_tensor([frame]).expand(rows, -1)
-    text = base.encode_prompts([""]).expand(rows)
+    encoded = {id(p) for encoder in base.text_encoders for p in encoder.parameters()}
+    if name in base.vocabulary or any(id(p) in encoded for p in trained):
+        text = cat([base.vocabulary.ids([""])] * rows)
+    else:
+        text = base.encode_prompts([""]).expand(rows)
     timesteps = torch.zeros(rows, dtype=torch.int64, device=base.device)
     with efficient(base, [config.efficiency]), torch.enable_grad():
-        activations = kept_bytes(base.unet, lambda: base.answer(noisy, timesteps, text, frames))
+        parts = nn.ModuleList([base.unet, *base.text_encoders])
+        activations = kept_bytes(parts, lambda: base.answer(noisy, timesteps, text, frames))
     return BYTES_PER_TRAINED * sum(p.numel() for p in trained) + activations
 
 

@@ -13,7 +13,7 @@ from blockwise_lora.parameters import asdict
 from blockwise_lora.sweep.bank import Entry
 from blockwise_lora.sweep.outcome import Kind, Outcome, row_of
 from blockwise_lora.sweep.recommendation import Found
-from blockwise_lora.sweep.studies import CONCEPTS, FULL, Pair
+from blockwise_lora.sweep.studies import CONCEPTS, FULL, Pair, shown_blocks
 from blockwise_lora.sweep.workshop import Workshop
 
 
@@ -56,7 +56,7 @@ def _record(shop: Workshop, outcome: Outcome, pair: Pair) -> MaskRecord:
         name="; ".join(f"{c}: {getattr(pair, c)}" for c in varied),
         key="-".join(entries[c].key[:16] for c in CONCEPTS),
         tags=tags | {"study": outcome.study},
-        parameters={c: _parameters(shop, c, entries[c]) for c in CONCEPTS},
+        parameters={c: _parameters(shop, outcome, c, entries[c]) for c in CONCEPTS},
         scores=_means(outcome, pair),
         losses={c: entries[c].losses for c in varied},
         adapters={c: entries[c].folder for c in varied},
@@ -64,11 +64,12 @@ def _record(shop: Workshop, outcome: Outcome, pair: Pair) -> MaskRecord:
     )
 
 
-def _parameters(shop: Workshop, concept: str, entry: Entry) -> dict[str, Any]:
+def _parameters(shop: Workshop, outcome: Outcome, concept: str, entry: Entry) -> dict[str, Any]:
     lesson = shop.lessons[concept]
     spec = {k: v for k, v in asdict(lesson.masked(entry.mask)).items() if v not in (None, {}, [])}
     ranks = lesson.masked(entry.mask).mask.ranks(shop.blocks, lesson.spec.rank)
-    coarse = {c: max(ranks[s] for s in subs) for c, subs in shop.blocks.coarse.items()}
+    shown = shown_blocks(shop.blocks, outcome.trained)
+    coarse = {block: max(ranks[sub] for sub in shop.blocks.coarse[block]) for block in shown}
     return {
         **spec,
         "rank_of": coarse,

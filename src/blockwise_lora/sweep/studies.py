@@ -5,7 +5,8 @@
     fine    skip each sub-block, and keep each alone
 
 One adapter varies at a time while the other trains all blocks, so that a difference has one
-cause; only combinations vary both. Masks that give the same layers under the method (attention
+cause; only combinations vary both. Blocks are the U-Net's: pairs of one's own may name the text
+encoders (`base`) as well. Masks that give the same layers under the method (attention
 LoRA has nothing in in3 and out0) are one mask here, under the name that comes first.
 """
 
@@ -24,6 +25,8 @@ from blockwise_lora.errors import UserError
 Concept = Literal["character", "style"]
 CONCEPTS: tuple[Concept, ...] = ("character", "style")
 FULL = "all"
+TEXT = "base"
+"""The block of the text encoders, which `all` leaves out."""
 ABLATIONS = ("upper", "bottom", "shallow", "deep")
 """Presets of the paper's claims; both adapters run through them in every combination."""
 SHARED_OUT = ("character", "style")
@@ -116,11 +119,11 @@ def named_study(name: str, blocks: BlockMap, character: AdapterSpec, style: Adap
     Raises:
         UserError: there is no such study.
     """
-    coarse = list(blocks.coarse)
+    coarse = [name for name in blocks.coarse if name != TEXT]
     masks = {
         "paper": lambda: one_at_a_time(coarse),
         "coarse": lambda: every_combination(coarse),
-        "fine": lambda: one_at_a_time(blocks.names),
+        "fine": lambda: one_at_a_time(blocks.denoiser_names),
     }
     if name not in masks:
         raise UserError(f"sweep.study: {name!r} is none of {', '.join(masks)}; or list your masks")
@@ -131,6 +134,15 @@ def named_study(name: str, blocks: BlockMap, character: AdapterSpec, style: Adap
         pairs += [Pair(a, b) for a in (FULL, *ABLATIONS) for b in (FULL, *ABLATIONS)]
         pairs.append(Pair(*SHARED_OUT))
     return own_study(name, pairs, blocks, character, style)
+
+
+def shown_blocks(blocks: BlockMap, pairs: Iterable[Pair]) -> tuple[str, ...]:
+    """The coarse blocks that are to be told about pairs: `base` only where a mask trains it."""
+    masks = {getattr(pair, concept) for pair in pairs for concept in CONCEPTS}
+    trained = {name for mask in masks for name in Mask.parse(mask).selected(blocks)}
+    return tuple(
+        name for name, subs in blocks.coarse.items() if name != TEXT or trained & set(subs)
+    )
 
 
 def own_study(

@@ -15,7 +15,7 @@ from blockwise_lora.judges.samples import Question, References
 from blockwise_lora.sweep.bank import Bank, Entry, Lesson, Trainer, TrainHere, train_missing
 from blockwise_lora.sweep.outcome import Outcome, Tried, assess
 from blockwise_lora.sweep.pictures import Brief, Stack, Studio, ablated_stack, trained_stack
-from blockwise_lora.sweep.studies import CONCEPTS, FULL, Concept, Pair, Study
+from blockwise_lora.sweep.studies import CONCEPTS, FULL, TEXT, Concept, Pair, Study, shown_blocks
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +50,8 @@ class Workshop:
 
     @property
     def blocks(self) -> BlockMap:
-        """Of the base model."""
-        return BlockMap.of(self.base.unet)
+        """Of the base model, its text encoders included."""
+        return self.base.blocks
 
     def train(self, pairs: Sequence[Pair]) -> tuple[Pair, ...]:
         """Train what the bank lacks; returns the pairs whose adapters both came to something.
@@ -101,6 +101,7 @@ def run_study(shop: Workshop, study: Study, brief: Brief, questions: Sequence[Qu
     """Train every mask of a study, ablate the full adapters alike, and judge it all.
 
     Only pairs in which one mask varies are ablated: of combinations the two kinds would say little.
+    Masks with `base` are not: the full adapters have nothing in the text encoders to switch off.
 
     Args:
         shop: where it is done.
@@ -114,6 +115,7 @@ def run_study(shop: Workshop, study: Study, brief: Brief, questions: Sequence[Qu
     full = Pair(FULL, FULL)
     pairs = shop.train(tuple(dict.fromkeys((full, *study.pairs))))
     single = [p for p in pairs if p != full and FULL in (p.character, p.style)]
+    single = [p for p in single if TEXT not in shown_blocks(shop.blocks, [p])]
     studio = shop.studio(brief)
     base = studio.base_samples()
     log.info("%s: pictures of %d pairs", study.name, len(pairs) + len(single))

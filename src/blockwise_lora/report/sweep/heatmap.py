@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from matplotlib.colors import TwoSlopeNorm
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from blockwise_lora.judges.bootstrap import Interval
 from blockwise_lora.sweep.effects import SCORES
 from blockwise_lora.sweep.outcome import Kind, Outcome, row_of
-from blockwise_lora.sweep.studies import CONCEPTS, FULL, Concept, Pair, skip
+from blockwise_lora.sweep.studies import CONCEPTS, FULL, TEXT, Concept, Pair, skip
 
 FULL_COLOUR = {"identity": 0.2, "style": 0.2, "prompt": 0.05}
 """The least effect that may have the strongest colour: small ones stay pale even among themselves.
@@ -30,7 +30,8 @@ class HeatMap:
 
     Attributes:
         title: of the map.
-        blocks: coarse blocks in the order in which the signal passes them.
+        blocks: coarse blocks in the order in which the signal passes them; the text encoders only
+            where they were tried.
         rows: concept and score of each row.
         cells: row to one effect a block; None where it was not tried.
     """
@@ -42,7 +43,10 @@ class HeatMap:
 
     @classmethod
     def skipping(cls, outcome: Outcome, blocks: Sequence[str], kind: Kind = "trained") -> HeatMap:
-        """What the pair loses or gains when one adapter goes without a block."""
+        """What the pair loses or gains when one adapter goes without a block.
+
+        Without the text encoders goes the full pair: they are compared with `all+base`.
+        """
         how = "Trained without the block" if kind == "trained" else "Switched off after training"
         return cls._of(how, outcome, blocks, skip, kind)
 
@@ -54,11 +58,15 @@ class HeatMap:
     @classmethod
     def _of(cls, title, outcome: Outcome, blocks: Sequence[str], mask, kind: Kind) -> HeatMap:
         def effect(concept: Concept, block: str, score: str) -> Interval | None:
-            pair = Pair(mask(block), FULL) if concept == "character" else Pair(FULL, mask(block))
+            # No other mask has the text encoders: what goes without them is the full pair itself.
+            added = mask is skip and block == TEXT
+            varied = f"{FULL}+{TEXT}" if added else mask(block)
+            pair = Pair(varied, FULL) if concept == "character" else Pair(FULL, varied)
             found = outcome.effects.get(row_of(pair, kind))
-            return found[score] if found else None
+            return None if not found else _turned(found[score]) if added else found[score]
 
         rows = tuple((concept, score) for concept in CONCEPTS for score in SCORES)
+        blocks = [b for b in blocks if b != TEXT or any(effect(c, b, s) for c, s in rows)]
         cells = {(c, s): tuple(effect(c, block, s) for block in blocks) for c, s in rows}
         return cls(title, tuple(blocks), rows, cells)
 
@@ -92,6 +100,11 @@ class HeatMap:
         axes.set_title(f"{self.title}: change of each score", fontsize=11, loc="left", pad=12)
         figure.set_layout_engine("tight")
         return figure
+
+
+def _turned(by: Interval) -> Interval:
+    """The difference seen from the other side."""
+    return replace(by, mean=-by.mean, low=-by.high, high=-by.low)
 
 
 def signed(value: float) -> str:

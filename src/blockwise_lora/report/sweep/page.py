@@ -24,7 +24,7 @@ from blockwise_lora.report.sweep.pareto import pareto_plot
 from blockwise_lora.sweep.bank import Cost
 from blockwise_lora.sweep.outcome import Outcome, row_of
 from blockwise_lora.sweep.recommendation import Found
-from blockwise_lora.sweep.studies import CONCEPTS, FULL, Concept, Pair
+from blockwise_lora.sweep.studies import CONCEPTS, FULL, Concept, Pair, shown_blocks
 
 MOST_COLUMNS = 10
 """Pairs in the picture grid."""
@@ -59,8 +59,8 @@ class SweepReport:
 
     @property
     def blocks(self) -> tuple[str, ...]:
-        """Coarse blocks in the model's order."""
-        return tuple(self.model.coarse)
+        """Coarse blocks in the model's order; the text encoders only where a mask trains them."""
+        return shown_blocks(self.model, self.outcome.trained)
 
     @property
     def recommended(self) -> Pair:
@@ -90,7 +90,7 @@ def render(report: SweepReport) -> str:
     return template.render(
         report=report,
         pair=pair,
-        strips=_strips(pair, report.model),
+        strips=_strips(pair, report),
         expected=_expected(expected, pair),
         confirmed=report.found is not None,
         sentences=tell(_evidence(report)),
@@ -149,14 +149,12 @@ def _thumbnails(outcome: Outcome) -> dict[Pair, Image.Image]:
     return found
 
 
-def _strips(pair: Pair, blocks: BlockMap) -> list[tuple[Concept, list[tuple[str, bool]]]]:
+def _strips(pair: Pair, report: SweepReport) -> list[tuple[Concept, list[tuple[str, bool]]]]:
     """Concept to each coarse block and whether its mask trains any of it, for the drawing."""
-    chosen = {c: set(Mask.parse(getattr(pair, c)).selected(blocks)) for c in CONCEPTS}
+    coarse = report.model.coarse
+    chosen = {c: set(Mask.parse(getattr(pair, c)).selected(report.model)) for c in CONCEPTS}
     return [
-        (
-            concept,
-            [(name, bool(chosen[concept] & set(subs))) for name, subs in blocks.coarse.items()],
-        )
+        (concept, [(b, bool(chosen[concept] & set(coarse[b]))) for b in report.blocks])
         for concept in CONCEPTS
     ]
 
