@@ -14,7 +14,7 @@ from blockwise_lora.imagesets.likeness import looks_of
 from blockwise_lora.imagesets.shelf import Shelf
 
 
-@pytest.mark.parametrize("in_memory", [64 << 20, 20_000])
+@pytest.mark.parametrize("in_memory", [16 << 20, 20_000])
 def test_looks_come_back_in_any_order(tmp_path, textured, face, monkeypatch, in_memory):
     monkeypatch.setattr(shelf_module, "_IN_MEMORY", in_memory)
     looks = [looks_of(textured(0, 90, 60)), looks_of(face()), None, looks_of(textured(1))]

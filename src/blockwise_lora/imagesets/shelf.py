@@ -11,7 +11,7 @@ from blockwise_lora.atomic import WriteError
 from blockwise_lora.imagesets.likeness import Looks
 from blockwise_lora.imagesets.likeness.looks import SIDE
 
-_IN_MEMORY = 64 << 20  # bytes, some 5,000 pictures; more of them go to a file
+_IN_MEMORY = 16 << 20  # bytes, of 1,200 pictures and more; beyond that they go to a file
 _VIEW = SIDE * SIDE * 3
 _EXTENT = 2 * np.dtype(np.float32).itemsize
 
