@@ -8,6 +8,7 @@ from diffusers import StableDiffusionPipeline
 
 from blockwise_lora.diffusion import loading
 from blockwise_lora.diffusion.base import load_base, load_from_parameters
+from blockwise_lora.diffusion.sampling import SamplingConfig, make_scheduler
 from blockwise_lora.diffusion.weights import BaseModelError
 from blockwise_lora.parameters import ParameterError
 from tiny_base import write_tiny_base
@@ -30,6 +31,19 @@ def test_everything_is_read_from_the_model(base):
 def test_prediction_type_comes_from_the_schedule(tmp_path):
     folder = write_tiny_base(tmp_path / "v", prediction_type="v_prediction")
     assert load_base(folder).prediction_type == "v_prediction"
+
+
+def test_latents_are_not_clipped_where_the_schedule_does_not_say_so(folder):
+    """PNDM's configuration, SD 1's own, lacks the entry, and DDIM clips where it is lacking."""
+    file = folder / "scheduler" / "scheduler_config.json"
+    config = json.loads(file.read_text()) | {"_class_name": "PNDMScheduler"}
+    del config["clip_sample"]
+    file.write_text(json.dumps(config))
+    base = load_base(folder)
+    solver = make_scheduler(base, SamplingConfig(steps=1, scheduler="ddim"))
+    far = torch.full((1, 4, 8, 8), 5.0)
+    noise = torch.zeros_like(far)
+    assert solver.step(noise, solver.timesteps[0], far).pred_original_sample.min() >= 5
 
 
 def test_moments_are_the_vaes_in_the_unets_scale(base):

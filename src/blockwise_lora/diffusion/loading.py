@@ -106,7 +106,10 @@ def load_folder(folder: Path, dtype: torch.dtype, variant: str | None) -> dict[s
         "vae": part(AutoencoderKL, "vae"),
         "text_encoder": part(CLIPTextModel, "text_encoder", dtype=dtype),
         "tokenizer": CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer"),
-        "scheduler": DDPMScheduler.from_pretrained(folder, subfolder="scheduler"),
+        # Latents are not bounded as pixels are; configurations of PNDM do not say so.
+        "scheduler": DDPMScheduler.from_pretrained(
+            folder, subfolder="scheduler", clip_sample=False
+        ),
     }
     if (folder / "text_encoder_2").is_dir():
         second = part(CLIPTextModelWithProjection, "text_encoder_2", dtype=dtype)
