@@ -1,4 +1,5 @@
 import dataclasses
+import os
 
 import pytest
 import torch
@@ -6,8 +7,14 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from safetensors.torch import load_file
 
 from blockwise_lora.adapters import AdapterSpec, attached_names
-from blockwise_lora.diffusion.config import EfficiencyConfig, OptimizerConfig, TrainingConfig
+from blockwise_lora.diffusion.config import (
+    EfficiencyConfig,
+    OptimizerConfig,
+    TrainingConfig,
+    ValidationConfig,
+)
 from blockwise_lora.diffusion.efficiency import efficient, offloaded
+from blockwise_lora.diffusion.looks import Watching
 from blockwise_lora.diffusion.optimizers import OptimizerError
 from blockwise_lora.diffusion.trainer import train
 
@@ -23,7 +30,9 @@ def state(base):
             memory_format=torch.channels_last
         ),
         "tf32": (backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32) == (True, True),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled()
+        and "CUBLAS_WORKSPACE_CONFIG" in os.environ
+        and not backends.cudnn.benchmark,
     }
 
 
@@ -32,6 +41,7 @@ def state(base):
 )
 def test_a_switch_holds_inside_and_nothing_stays(base, name, monkeypatch):
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     before = state(base)
     assert not before[name]
     with efficient(base, [OFF, dataclasses.replace(OFF, **{name: True})]):
@@ -62,6 +72,27 @@ def test_what_is_encoded_already_is_moved_out_of_the_way_and_back(base, monkeypa
     with offloaded(elsewhere, wanted=True):
         assert moves == [("text_encoder", "cpu"), ("vae", "cpu")]
     assert moves[2:] == [("text_encoder", "meta"), ("vae", "meta")]
+
+
+def test_looks_bring_back_what_was_moved_out_of_the_way(base, images, monkeypatch):
+    moves = []
+    for name in ("text_encoder", "vae"):
+        monkeypatch.setattr(
+            getattr(base, name), "to", lambda place, name=name: moves.append((name, str(place)))
+        )
+    config = TrainingConfig(
+        steps=2,
+        batch_size=2,
+        efficiency=EfficiencyConfig(offload=True),
+        validation=ValidationConfig(every=2, prompts=("a",), sampling_steps=1, guidance_scale=1.0),
+    )
+    seen = []
+    watching = Watching(on_look=lambda name, look: seen.append(len(moves)))
+    elsewhere = dataclasses.replace(base, device=torch.device("cpu:0"))
+    train(elsewhere, images, AdapterSpec("out3", rank=2), config, name="a", watching=watching)
+    parts = ["text_encoder", "vae"]
+    away, here = ([(part, place) for part in parts] for place in ("cpu", "cpu:0"))
+    assert moves == [*away, *here, *away, *here] and seen == [4]
 
 
 def test_attention_is_torchs_own_fused_one(base):

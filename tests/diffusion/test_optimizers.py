@@ -81,6 +81,11 @@ def test_adamws_state_does_not_depend_on_how_the_weights_are_cut():
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
+def test_adamw_decides_on_the_device():
+    """Fused: one kernel for all weights, and no wait for the host to leave a step out."""
+    assert made("adamw", weights()).defaults["fused"] is True
+
+
 def test_eight_bits_are_a_quarter_of_the_memory():
     sizes = {}
     for name in ("adamw", "adamw8bit"):
