@@ -4,7 +4,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFilter
 
 from blockwise_lora.imagesets.decoding import DecodeError, decode
 
@@ -202,3 +202,18 @@ def test_truncated(tmp_path, kind):
 def test_a_missing_file_is_unreadable(tmp_path):
     with pytest.raises(DecodeError, match="unreadable: No such file"):
         decode(tmp_path / "gone.png")
+
+
+def test_a_part_of_the_size_is_enough_where_asked(tmp_path, textured):
+    image = textured(0, 600, 400).filter(ImageFilter.GaussianBlur(2))
+    for name, size in (("a.jpg", (150, 100)), ("a.png", (600, 400))):
+        image.save(tmp_path / name)
+        small = decode(tmp_path / name, at_least=70).image
+        assert small.size == size
+        assert decode(tmp_path / name).image.size == (600, 400)
+    # And it is the same picture, as if it had been shrunk afterwards.
+    expected = np.asarray(decode(tmp_path / "a.jpg").image.reduce(4), float)
+    drafted = np.asarray(decode(tmp_path / "a.jpg", at_least=70).image, float)
+    assert np.abs(drafted - expected).mean() < 2
+    image.resize((100, 60)).save(tmp_path / "small.jpg")
+    assert decode(tmp_path / "small.jpg", at_least=70).image.size == (100, 60)

@@ -3,6 +3,7 @@
 from blockwise_lora.imagesets.captioning import CaptioningConfig, CaptionRule
 from blockwise_lora.imagesets.config import CurationConfig
 from blockwise_lora.imagesets.contact_sheet import contact_sheet
+from blockwise_lora.imagesets.copies import Copies, find_copies
 from blockwise_lora.imagesets.curation import caption_pictures, curate, screen_folder
 from blockwise_lora.imagesets.errors import ImageSetError
 from blockwise_lora.imagesets.imagefolder import read_imagefolder, write_imagefolder
@@ -20,6 +21,8 @@ __all__ = [
     "CurationReport",
     "Verdict",
     "contact_sheet",
+    "Copies",
+    "find_copies",
     "ImageSet",
     "ImageSetError",
     "Picture",

@@ -66,6 +66,7 @@ def decode(
     max_megapixels: float = MAX_MEGAPIXELS,
     *,
     data: BinaryIO | None = None,
+    at_least: int | None = None,
 ) -> Decoded:
     """Read a picture file as RGB.
 
@@ -74,6 +75,8 @@ def decode(
         background: colour behind transparent pixels.
         max_megapixels: larger pictures are refused from their header, before they are unpacked.
         data: the file's content, where it was read already; `path` then is a name for messages.
+        at_least: a shorter side of so many pixels is enough: a JPEG is then unpacked at a half, a
+            quarter or an eighth of its size, which takes less than half the time.
 
     Raises:
         DecodeError: the file yields no picture.
@@ -82,6 +85,8 @@ def decode(
     try:
         with _opened(data or path) as image:
             _check_size(path, image, max_megapixels)
+            if at_least:
+                image.draft(None, (at_least, at_least))  # nothing for other formats
             return _upright_rgb(image, background)
     except DecodeError:
         raise

@@ -1,7 +1,7 @@
 """Which pictures show the same thing: looks, candidates, registration, comparison."""
 
 from blockwise_lora.imagesets.likeness.comparison import Difference, Limits
-from blockwise_lora.imagesets.likeness.looks import Looks, looks_of
+from blockwise_lora.imagesets.likeness.looks import WORKING_SIDE, Looks, looks_of
 from blockwise_lora.imagesets.likeness.search import Match, Search
 
-__all__ = ["Difference", "Limits", "Looks", "looks_of", "Match", "Search"]
+__all__ = ["Difference", "Limits", "Looks", "looks_of", "Match", "Search", "WORKING_SIDE"]

@@ -10,15 +10,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blockwise_lora.imagesets.likeness.descriptors import LUMA
+from blockwise_lora.imagesets.likeness.descriptors import brightness, planes
 from blockwise_lora.imagesets.likeness.registration import (
+    correlation,
     halved,
     interior,
     register,
     smoothed,
     warp,
 )
-from blockwise_lora.imagesets.likeness.tint import on_paper, tinted
+from blockwise_lora.imagesets.likeness.tint import GAIN, on_paper, tinted
+from blockwise_lora.imagesets.likeness.tint import error as _error
 
 _BLOCKS = 8  # in each direction; colour is compared that coarsely, since formats store it coarsely
 _WORST = 8  # places of 48x48 that make up the local difference: half an eye of a face
@@ -99,10 +101,34 @@ class Difference:
 
 def roughly_registered(
     images: np.ndarray, templates: np.ndarray, starts: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Register pairs of (n, 48, 48, 3) uint8 views at half their side; see `register`."""
-    a, b = (smoothed(halved(views.astype(np.float32) @ LUMA)) for views in (images, templates))
-    return register(a, b, starts, steps=4)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Register pairs at half their side.
+
+    Args:
+        images: (n, 48, 48) float32, brightness.
+        templates: likewise.
+        starts: (n, 2, 3) transforms, see `register`.
+
+    Returns:
+        Transforms and correlation, see `register`, and (n,) what `Difference.local` will at least
+        be: on so coarse a grid each place is the mean of four, and differences shrink.
+    """
+    a, b = smoothed(halved(images)), smoothed(halved(templates))
+    transforms, score = register(a, b, starts, steps=4)
+    moved, inside = warp(a[:, None], transforms)
+    seen = (inside & interior(a.shape[1])).astype(np.float32)
+    return transforms, score, _least_local(moved[:, 0], b.reshape(len(b), -1), seen)
+
+
+def _least_local(moved: np.ndarray, target: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """The worst places after the best gain and offset, whether or not a tint is allowed."""
+    count = np.maximum(seen.sum(axis=1, keepdims=True), 1)
+    moved = (moved - (moved * seen).sum(axis=1, keepdims=True) / count) * seen
+    target = (target - (target * seen).sum(axis=1, keepdims=True) / count) * seen
+    variance = np.maximum((moved * moved).sum(axis=1, keepdims=True), 1)
+    gain = np.clip((moved * target).sum(axis=1, keepdims=True) / variance, *GAIN)
+    residue = np.abs(target - gain * moved)
+    return np.partition(residue, -_WORST, axis=1)[:, -_WORST:].mean(axis=1)
 
 
 def compare(
@@ -123,17 +149,17 @@ def compare(
         untinted: (n,) bool, pairs whose whole pictures have the same paper, see `same_paper`.
         limits: for zoom and bend.
     """
-    image, template = images.astype(np.float32), templates.astype(np.float32)
-    transforms = _registered(image @ LUMA, template @ LUMA, starts)
+    image, template = planes(images), planes(templates)
+    transforms = _registered(brightness(image), brightness(template), starts)
     moved, inside = warp(image, transforms)
-    n, side = image.shape[:2]
+    n, side = len(image), image.shape[-1]
     seen = inside & interior(side)
-    target = template.reshape(n, side * side, 3)
+    target = template.reshape(n, 3, side * side)
     drawing = seen & ~on_paper(moved, target)
     moved, target = _as_sharp(tinted(moved, target, seen, untinted), target, seen, side)
-    residue = np.where(seen[..., None], target - moved, 0)
+    residue = (target - moved) * seen[:, None]
     return Difference(
-        local=_local(residue @ LUMA, side),
+        local=_local(brightness(residue), side),
         colour=_colour(residue, drawing, side),
         spread=_spread(residue, drawing, side),
         fits=_fits(transforms, extents, limits),
@@ -145,7 +171,7 @@ def _registered(image: np.ndarray, template: np.ndarray, starts: np.ndarray) -> 
     a, b = smoothed(image), smoothed(template)
     transforms, score = register(a, b, starts, steps=2)
     none = np.broadcast_to(np.eye(2, 3, dtype=np.float32), transforms.shape)
-    unmoved = register(a, b, none, steps=0)[1]
+    unmoved = correlation(a, b, none)
     still = (np.abs(transforms - none).max(axis=(1, 2)) < _STILL) | (unmoved >= score - 0.002)
     return np.where(still[:, None, None], none, transforms)
 
@@ -155,9 +181,9 @@ def _as_sharp(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Soften the sharper one of each pair, where that brings the two clearly nearer."""
     softer = _softened(moved, side), _softened(target, side)
-    best, result = _mean_error(moved, target, seen), (moved, target)
+    best, result = _error(moved, target, seen), (moved, target)
     for pair in ((softer[0], target), (moved, softer[1])):
-        error = _mean_error(*pair, seen)
+        error = _error(*pair, seen)
         better = error < 0.93 * best
         best = np.where(better, error, best)
         chosen = better[:, None, None]
@@ -166,24 +192,19 @@ def _as_sharp(
 
 
 def _softened(values: np.ndarray, side: int) -> np.ndarray:
-    planes = np.moveaxis(values, 2, 1).reshape(-1, side, side)
-    return np.moveaxis(smoothed(planes).reshape(len(values), 3, -1), 1, 2)
-
-
-def _mean_error(moved: np.ndarray, target: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    return (np.abs(moved - target) * seen[..., None]).mean(axis=(1, 2))
+    return smoothed(values.reshape(*values.shape[:-1], side, side)).reshape(values.shape)
 
 
 def _local(residue: np.ndarray, side: int) -> np.ndarray:
     """The larger of the mean over the brightest and over the darkest places of the residue."""
-    soft = smoothed(smoothed(residue.reshape(-1, side, side))).reshape(len(residue), -1)
+    soft = _softened(_softened(residue, side), side)
     ordered = np.partition(soft, (_WORST, -_WORST), axis=1)
     darker, brighter = ordered[:, :_WORST].mean(axis=1), ordered[:, -_WORST:].mean(axis=1)
     return np.maximum(np.maximum(brighter, -darker), 0)
 
 
 def _spread(residue: np.ndarray, drawing: np.ndarray, side: int) -> np.ndarray:
-    clear = (np.abs(_softened(residue, side)).max(axis=2) > _CLEAR) & drawing
+    clear = (np.abs(_softened(residue, side)).max(axis=1) > _CLEAR) & drawing
     # Where there is nearly no drawing, a few places are no large part of it.
     return clear.sum(axis=1) / np.maximum(drawing.sum(axis=1), 0.02 * side * side)
 
@@ -191,11 +212,12 @@ def _spread(residue: np.ndarray, drawing: np.ndarray, side: int) -> np.ndarray:
 def _colour(residue: np.ndarray, drawing: np.ndarray, side: int) -> np.ndarray:
     """Of the worst block; blocks of which a fifth or less is drawing do not count."""
     size = side // _BLOCKS
-    shape = (len(residue), _BLOCKS, size, _BLOCKS, size)
-    sums = (residue * drawing[..., None]).reshape(*shape, 3).sum(axis=(2, 4))
-    counts = drawing.reshape(shape).sum(axis=(2, 4))[..., None]
+    shape = (_BLOCKS, size, _BLOCKS, size)
+    masked = residue * drawing[:, None]
+    sums = masked.reshape(-1, 3, *shape).sum(axis=-1).sum(axis=-2)
+    counts = drawing.reshape(-1, 1, *shape).sum(axis=-1).sum(axis=-2)
     means = np.where(counts * 5 > size * size, sums / np.maximum(counts, 1), 0)
-    return np.abs(means - (means @ LUMA)[..., None]).max(axis=(1, 2, 3))
+    return np.abs(means - brightness(means)[:, None]).max(axis=(1, 2, 3))
 
 
 def _fits(transforms: np.ndarray, extents: np.ndarray, limits: Limits) -> np.ndarray:

@@ -8,6 +8,7 @@ it, follow from their vectors alone: the tangent distance of Simard, LeCun and D
 pattern recognition using a new transformation distance", 1993, section 2.
 """
 
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -20,26 +21,62 @@ _DAMPING = 0.02  # of squared unit vectors: what hardly changes a vector moves i
 _PLAIN = 50.0  # length of a vector (0 to 255 times 48) below which a view has no contrast
 
 
+@dataclass(frozen=True)
+class Tangents:
+    """Vectors and how they change with a small movement of their views.
+
+    Attributes:
+        vectors: (n, 63) float32, of length 1.
+        slopes: (n, 6, 63), derivative by each number of an affine movement.
+    """
+
+    vectors: np.ndarray
+    slopes: np.ndarray
+
+    @classmethod
+    def of(cls, luma: np.ndarray) -> "Tangents":
+        """Tangents of (n, 48, 48) brightness."""
+        waves = _frequencies(luma, 4)
+        length = _lengths(waves[:, 0])
+        return cls(waves[:, 0] / length, waves[:, 1:] / length[:, None])
+
+    def __getitem__(self, rows: np.ndarray) -> "Tangents":
+        return Tangents(self.vectors[rows], self.slopes[rows])
+
+
+def planes(views: np.ndarray) -> np.ndarray:
+    """(n, side, side, 3) uint8 to (n, 3, side, side) float32."""
+    return np.ascontiguousarray(np.moveaxis(views, 3, 1)).astype(np.float32)
+
+
+def brightness(colours: np.ndarray) -> np.ndarray:
+    """(n, 3, ...) float32 to (n, ...)."""
+    return colours[:, 0] * LUMA[0] + colours[:, 1] * LUMA[1] + colours[:, 2] * LUMA[2]
+
+
+def luma(views: np.ndarray) -> np.ndarray:
+    """(n, side, side, 3) uint8 views to (n, side, side) float32."""
+    red, green, blue = (
+        np.multiply(views[..., channel], LUMA[channel], dtype=np.float32) for channel in range(3)
+    )
+    return red + green + blue
+
+
 def describe(views: np.ndarray) -> np.ndarray:
     """(n, 48, 48, 3) uint8 views to (n, 63) float32 of length 1; 0 where there is no contrast."""
-    vectors = _luma(views) @ _basis().T
+    vectors = _frequencies(luma(views), 1)[:, 0]
     return vectors / _lengths(vectors)
 
 
-def aligned(images: np.ndarray, templates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def aligned(images: Tangents, templates: Tangents) -> tuple[np.ndarray, np.ndarray]:
     """Estimate the movement that lays each image over its template, from vectors alone.
-
-    Args:
-        images: (n, 48, 48, 3) uint8.
-        templates: likewise.
 
     Returns:
         (n,) cosine of the two vectors after the movement, and (n, 2, 3) float32, places in the
         template to places in the image, both from -1 to 1.
     """
-    a, a_slopes = _vectors_and_slopes(images)
-    b, b_slopes = _vectors_and_slopes(templates)
-    slopes = (a_slopes + b_slopes) / 2  # halfway: wrong in the third order only
+    a, b = images.vectors, templates.vectors
+    slopes = (images.slopes + templates.slopes) / 2  # halfway: wrong in the third order only
     squares = slopes @ np.swapaxes(slopes, 1, 2) + _DAMPING * np.eye(6, dtype=np.float32)
     movement = np.linalg.solve(squares, slopes @ (b - a)[..., None])
     moved = a + (np.swapaxes(slopes, 1, 2) @ movement)[..., 0]
@@ -48,47 +85,61 @@ def aligned(images: np.ndarray, templates: np.ndarray) -> tuple[np.ndarray, np.n
     return cosine, np.eye(2, 3, dtype=np.float32) + movement.reshape(-1, 2, 3)
 
 
-def _vectors_and_slopes(views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    luma = _luma(views)
-    vectors = luma @ _basis().T
-    length = _lengths(vectors)
-    slopes = (luma @ _slope_basis().T).reshape(len(views), 6, -1)
-    return vectors / length, slopes / length[:, None]
-
-
-def _luma(views: np.ndarray) -> np.ndarray:
-    return (views.reshape(-1, 3) @ LUMA).reshape(len(views), -1)
-
-
 def _lengths(vectors: np.ndarray) -> np.ndarray:
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.where(length < _PLAIN, np.inf, length)
 
 
-@cache
-def _basis() -> np.ndarray:
-    """(63, 48 * 48) float32: waves under a window, orthogonal to a plain view, of length 1."""
-    place = np.pi * (np.arange(SIDE) + 0.5) / SIDE
-    waves = np.cos(np.arange(FREQUENCIES)[:, None] * place)
-    # What moves in or out at the edge shall not count as much as what stays.
-    window = np.sqrt(np.outer(np.sin(place), np.sin(place)))
-    basis = np.einsum("ai,bj->abij", waves, waves).reshape(-1, SIDE, SIDE)[1:] * window
-    basis -= basis.sum(axis=(1, 2), keepdims=True) / window.sum() * window
-    basis /= np.sqrt((basis**2).sum(axis=(1, 2), keepdims=True))
-    return basis.reshape(len(basis), -1).astype(np.float32)
+def _frequencies(luma: np.ndarray, kinds: int) -> np.ndarray:
+    """Coefficients of (n, 48, 48) views under waves that are orthogonal to a plain view.
 
+    Args:
+        luma: the views.
+        kinds: 1 for the waves alone; 4 for what their derivatives need, too.
 
-@cache
-def _slope_basis() -> np.ndarray:
-    """(6 * 63, 48 * 48) float32: derivative of a vector by each number of an affine movement.
-
-    By Green's identity the gradient of the view, which is not known, becomes one of the basis.
+    Returns:
+        (n, 1, 63), or (n, 7, 63): waves, then the derivative by each number of a movement. By
+        Green's identity the gradient of the view, which is not known, becomes one of the waves.
     """
-    basis = _basis().reshape(-1, SIDE, SIDE)
+    lines, (share, length) = _lines()[: kinds * FREQUENCIES], _corrections()
+    # A wave is a product of two lines, one down and one across.
+    across = luma.reshape(-1, SIDE) @ lines.T
+    parts = lines @ across.reshape(len(luma), SIDE, -1)
+    parts = parts.reshape(len(luma), kinds, FREQUENCIES, kinds, FREQUENCIES)
+    chosen = np.stack(
+        [parts[:, down, :, right] for down, right in _PARTS[: 1 + 2 * (kinds - 1)]], 1
+    )
+    waves = (chosen - share * chosen[:, :, :1, :1]) / length
+    return waves.reshape(len(luma), len(waves[0]), -1)[:, :, 1:]
+
+
+# Which lines down and across make up the waves and their derivatives: of `_lines`, those alone,
+# times the place, derived, and times the place and derived.
+_PARTS = ((0, 0), (0, 3), (1, 2), (0, 2), (2, 1), (3, 0), (2, 0))
+
+
+@cache
+def _lines() -> np.ndarray:
+    """(4 * 8, 48) float32: waves under a window, four kinds of them, see `_PARTS`."""
+    angle = np.pi * (np.arange(SIDE) + 0.5) / SIDE
     centre = (SIDE - 1) / 2
-    y, x = np.mgrid[:SIDE, :SIDE] / centre - 1
-    one = np.ones_like(x)
-    slopes = [
-        -centre * np.gradient(basis * field, axis=axis) for axis in (2, 1) for field in (x, y, one)
-    ]
-    return np.concatenate(slopes).reshape(-1, SIDE * SIDE).astype(np.float32)
+    place = np.arange(SIDE) / centre - 1
+    # What moves in or out at the edge shall not count as much as what stays.
+    lines = np.cos(np.arange(FREQUENCIES)[:, None] * angle) * np.sqrt(np.sin(angle))
+    derived = [-centre * np.gradient(kind, axis=1) for kind in (lines, lines * place)]
+    return np.concatenate([lines, lines * place, *derived]).astype(np.float32)
+
+
+@cache
+def _corrections() -> tuple[np.ndarray, np.ndarray]:
+    """(8, 8) each: how much of the window a wave holds, and its length without that."""
+    lines = _lines()[:FREQUENCIES].astype(np.float64)
+    sums = lines.sum(axis=1) / lines[0].sum()
+    share = np.outer(sums, sums)
+    squares = lines @ lines.T
+    # |wave - share * window|^2, multiplied out
+    mixed = np.outer(squares[:, 0], squares[:, 0])
+    length = np.outer(squares.diagonal(), squares.diagonal())
+    length = length - 2 * share * mixed + share**2 * squares[0, 0] ** 2
+    length[0, 0] = 1
+    return share.astype(np.float32), np.sqrt(length).astype(np.float32)

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from blockwise_lora.imagesets.likeness.comparison import Limits, compare, roughly_registered
-from blockwise_lora.imagesets.likeness.descriptors import aligned, describe
+from blockwise_lora.imagesets.likeness.descriptors import Tangents, aligned, describe, luma
 from blockwise_lora.imagesets.likeness.looks import Looks
 from blockwise_lora.imagesets.likeness.tint import same_paper
 
@@ -15,7 +16,8 @@ from blockwise_lora.imagesets.likeness.tint import same_paper
 _ALIGNED = 0.9
 _CORRELATION = 0.92  # of two views after rough registration; copies reach 0.98, marked ones 0.92
 _PARTNERS = 24  # candidates compared for one picture, the most similar first
-_AT_ONCE = 512  # pairs in one batch: 30 MB
+_AT_ONCE = 512  # pairs whose vectors are compared at once
+_FEW = 32  # pairs that are laid over each other at once: their pixels stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,28 @@ class _Pairs:
 
 
 @dataclass(frozen=True)
-class _Pixels:
-    """One side of pairs: (n, 48, 48, 3) views, the whole pictures, and (n, 2) extents of views."""
+class _Side:
+    """One side of pairs.
+
+    Attributes:
+        views: (u, 48, 48, 3) uint8, each view once.
+        whole: (u, 48, 48, 3) uint8, the whole pictures.
+        extent: (u, 2), of the views.
+        rows: (n,) which of the views is in each pair.
+    """
 
     views: np.ndarray
     whole: np.ndarray
     extent: np.ndarray
+    rows: np.ndarray
+
+    @cached_property
+    def luma(self) -> np.ndarray:
+        return luma(self.views)
+
+    @cached_property
+    def tangents(self) -> Tangents:
+        return Tangents.of(self.luma)
 
 
 class Search:
@@ -157,36 +175,51 @@ class Search:
         return [found for batch in pairs.batches() for found in self._verified(batch)]
 
     def _verified(self, pairs: _Pairs) -> list[tuple[int, Match]]:
-        new, old = self._looks(pairs.new, pairs.first), self._looks(pairs.old, pairs.second)
+        new, old = self._side(pairs.new, pairs.first), self._side(pairs.old, pairs.second)
         if pairs.mirrored:
             new = replace(new, views=new.views[:, :, ::-1], whole=new.whole[:, :, ::-1])
-        cosine, starts = aligned(new.views, old.views)
+        cosine, starts = aligned(new.tangents[new.rows], old.tangents[old.rows])
         rows = np.flatnonzero(cosine >= _ALIGNED)
-        if not len(rows):
-            return []
-        starts, correlation = roughly_registered(new.views[rows], old.views[rows], starts[rows])
-        rows, starts = rows[correlation >= _CORRELATION], starts[correlation >= _CORRELATION]
-        if not len(rows):
-            return []
-        extents = np.stack([new.extent, old.extent], axis=1)[rows]
-        untinted = same_paper(new.whole[rows], old.whole[rows])
-        difference = compare(
-            new.views[rows], old.views[rows], starts, extents, untinted, self._limits
-        )
-        copies, originals = pairs.taken(rows).owners
+        found = []
+        for begin in range(0, len(rows), _FEW):
+            few = rows[begin : begin + _FEW]
+            found += self._laid_over(new, old, few, starts[few])
+        copies, originals = pairs.owners
         return [
-            (int(copies[row]), Match(int(originals[row]), float(difference.local[row])))
-            for row in np.flatnonzero(difference.within(self._limits))
+            (int(copies[row]), Match(int(originals[row]), difference)) for row, difference in found
         ]
 
-    def _looks(self, vectors: _Vectors, rows: np.ndarray) -> _Pixels:
-        owners, places = vectors.owner[rows].tolist(), vectors.place[rows].tolist()
-        looks = {key: self._looks_of(key) for key in set(owners)}
-        chosen = [(looks[key], place) for key, place in zip(owners, places, strict=True)]
-        return _Pixels(
+    def _laid_over(
+        self, new: _Side, old: _Side, rows: np.ndarray, starts: np.ndarray
+    ) -> list[tuple[int, float]]:
+        """Which of some pairs are copies, and how different they are."""
+        a, b = new.rows[rows], old.rows[rows]
+        starts, correlation, least = roughly_registered(new.luma[a], old.luma[b], starts)
+        near = np.flatnonzero((correlation >= _CORRELATION) & (least <= self._limits.local))
+        if not len(near):
+            return []
+        a, b, rows = a[near], b[near], rows[near]
+        extents = np.stack([new.extent[a], old.extent[b]], axis=1)
+        untinted = same_paper(new.whole[a], old.whole[b])
+        difference = compare(
+            new.views[a], old.views[b], starts[near], extents, untinted, self._limits
+        )
+        within = np.flatnonzero(difference.within(self._limits))
+        return [(int(rows[n]), float(difference.local[n])) for n in within]
+
+    def _side(self, vectors: _Vectors, rows: np.ndarray) -> _Side:
+        once, inverse = np.unique(rows, return_inverse=True)
+        chosen = [
+            (self._looks_of(owner), place)
+            for owner, place in zip(
+                vectors.owner[once].tolist(), vectors.place[once].tolist(), strict=True
+            )
+        ]
+        return _Side(
             np.stack([look.views[place] for look, place in chosen]),
             np.stack([look.views[0] for look, _ in chosen]),
             np.stack([look.extent[place] for look, place in chosen]),
+            inverse,
         )
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-_GAIN, _OFFSET = (0.8, 1.25), 45  # a tint multiplies by as much and adds as much (of 255), no more
+GAIN, _OFFSET = (0.8, 1.25), 45  # a tint multiplies by as much, adds as much (of 255), no more
 _UNSURE = 25  # of 255 squared: where nothing varies, nothing says that the gain is not 1
 _PAPER, _PAPER_PART = 240, 0.03  # brightness from which on it is paper, and how much of it tells
 _UNEXPLAINED = 0.2  # part of the difference that a tint may leave; true ones leave a tenth
@@ -10,8 +10,8 @@ _PAPER_MOVED = 2.5  # of 255, between the mean colours of two papers
 
 
 def on_paper(moved: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(n, m) bool: white in both of two (n, m, 3) pictures, where a drawing's ground is."""
-    return (moved >= 248).all(axis=2) & (target >= 248).all(axis=2)
+    """(n, m) bool: white in both of two (n, 3, m) pictures, where a drawing's ground is."""
+    return (np.minimum(moved, target) >= 248).all(axis=1)
 
 
 def same_paper(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -23,10 +23,11 @@ def same_paper(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 def _paper(views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(n,) part of the views that is paper, and (n, 3) its mean colour."""
-    white = (views >= _PAPER).all(axis=3)
-    counts = white.sum(axis=(1, 2))
-    total = np.einsum("nyx,nyxc->nc", white, views, dtype=np.float32)
-    return counts / white[0].size, total / np.maximum(counts, 1)[:, None]
+    flat = views.reshape(len(views), -1, 3)
+    white = (flat >= _PAPER).all(axis=2)
+    counts = white.sum(axis=1)
+    total = (white[:, None].astype(np.float32) @ flat.astype(np.float32))[:, 0]
+    return counts / white.shape[1], total / np.maximum(counts, 1)[:, None]
 
 
 def tinted(
@@ -39,22 +40,28 @@ def tinted(
     it explains nearly all: another tone of skin leaves hair and clothes as they were.
 
     Args:
-        moved: (n, m, 3), 0 to 255.
+        moved: (n, 3, m), 0 to 255.
         target: likewise.
         seen: (n, m) bool, the places that count.
         untinted: (n,) bool, pairs that have the same paper.
 
     Returns:
-        (n, m, 3).
+        (n, 3, m).
     """
-    fitted = _fitted(moved, target, seen)
-    explained = _error(fitted, target, seen) < _UNEXPLAINED * _error(moved, target, seen)
-    return np.where((explained & ~untinted)[:, None, None], fitted, moved)
+    rows = np.flatnonzero(~untinted)
+    if not len(rows):
+        return moved
+    plain, target, seen = moved[rows], target[rows], seen[rows]
+    fitted = _fitted(plain, target, seen)
+    explained = error(fitted, target, seen) < _UNEXPLAINED * error(plain, target, seen)
+    result = moved.copy()
+    result[rows[explained]] = fitted[explained]
+    return result
 
 
-def _error(moved: np.ndarray, target: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """(n,) sum of all differences."""
-    return (np.abs(moved - target) * seen[..., None]).sum(axis=(1, 2))
+def error(moved: np.ndarray, target: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """(n,) sum of all differences of (n, 3, m) pictures in the places that count."""
+    return (np.abs(moved - target) * seen[:, None]).reshape(len(moved), -1).sum(axis=1)
 
 
 def _fitted(moved: np.ndarray, target: np.ndarray, seen: np.ndarray) -> np.ndarray:
@@ -63,23 +70,25 @@ def _fitted(moved: np.ndarray, target: np.ndarray, seen: np.ndarray) -> np.ndarr
     That counts only where there is nearly nothing else; what fits badly counts in the first of
     three rounds only.
     """
-    seen = seen[..., None].astype(np.float32)
+    seen = seen[:, None].astype(np.float32)
     usable = ((target > 2) & (target < 253) & (moved > 2) & (moved < 253)) * seen
-    scarce = usable.sum(axis=1, keepdims=True) < 0.1 * seen.sum(axis=1, keepdims=True)
-    usable = np.where(scarce, seen, usable)
+    places = np.maximum(_sum(seen), 1)
+    usable = np.where(_sum(usable) < 0.1 * places, seen, usable)
     weight, result = usable, moved
     for _ in range(3):
-        total = np.maximum(weight.sum(axis=1, keepdims=True), 1e-3)
-        mean = (moved * weight).sum(axis=1, keepdims=True) / total
-        aim = (target * weight).sum(axis=1, keepdims=True) / total
+        total = np.maximum(_sum(weight), 1e-3)
+        mean, aim = _sum(moved * weight) / total, _sum(target * weight) / total
         centred = (moved - mean) * weight
-        variance = (centred * centred).sum(axis=1, keepdims=True) / total
-        shared = (centred * (target - aim)).sum(axis=1, keepdims=True) / total
-        gain = np.clip((shared + _UNSURE) / (variance + _UNSURE), *_GAIN)
+        variance = _sum(centred * centred) / total
+        shared = _sum(centred * (target - aim)) / total
+        gain = np.clip((shared + _UNSURE) / (variance + _UNSURE), *GAIN)
         offset = np.clip(aim - gain * mean, -_OFFSET, _OFFSET)
         result = np.clip(gain * moved + offset, 0, 255)
-        error = np.abs(result - target)
-        places = np.maximum(seen.sum(axis=1, keepdims=True), 1)
-        usual = (error * seen).sum(axis=1, keepdims=True) / places
-        weight = usable * (error < np.maximum(12, 1.5 * usual))
+        off = np.abs(result - target)
+        usual = _sum(off * seen) / places
+        weight = usable * (off < np.maximum(12, 1.5 * usual))
     return result
+
+
+def _sum(values: np.ndarray) -> np.ndarray:
+    return values.sum(axis=-1, keepdims=True)
