@@ -1,10 +1,17 @@
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from blockwise_lora.adapters import AdapterSpec, Attached, attach, trainable_parameters
+from blockwise_lora.adapters import (
+    AdapterSpec,
+    Attached,
+    attach,
+    save_adapter,
+    trainable_parameters,
+)
 
 
 @pytest.fixture
@@ -34,3 +41,18 @@ def trained() -> Callable[..., Attached]:
         return attached
 
     return attach_trained
+
+
+@pytest.fixture
+def saved_spec() -> AdapterSpec:
+    """Of the adapter in `saved`: ranks and scales of its own for blocks and convolutions."""
+    return AdapterSpec("all+in0:0+out1:16", "locon", rank=8, alpha=3, conv_rank=5, conv_alpha=2)
+
+
+@pytest.fixture
+def saved(tiny_unet, trained, saved_spec, tmp_path) -> Path:
+    """A saved adapter's folder."""
+    trained(tiny_unet, saved_spec, "a")
+    folder = tmp_path / "saved"
+    save_adapter(folder, tiny_unet, "a", spec=saved_spec, metadata={"seed": "3"})
+    return folder
