@@ -32,38 +32,47 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def page(result: dict) -> str:
-    """The results as Markdown."""
+    """The results as Markdown, as far as they go."""
     about = result["about"]
-    lines = ["# Training speed", "", *(f"- {key}: {value}" for key, value in about.items()), ""]
-    lines += [
-        "## Beside diffusers' way",
-        "",
-        f"Same loss from the same noise, to {result['loss_difference']:.1e} relative.",
-        "",
-        "| method | batch | ours, pictures/s | diffusers' way | speed | memory of a step |",
-        "|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {r['method']} | {r['batch']} | {r['ours_pictures_s']:.1f} | "
-        f"{r['diffusers_pictures_s']:.1f} | {r['speed_ratio']:.2f}x | {r['memory_ratio']:.2f}x |"
-        for r in result["diffusers"]
-    ]
-    lines += ["", f"Where a step of batch {about['stage batch']} goes, in ms:", ""]
-    lines += ["| part | ms |", "|---|---|"]
-    lines += [f"| {name} | {ms:.1f} |" for name, ms in result["stages"].items()]
-    lines += ["", "## Step time by mask, all blocks = 1", "", "| mask | time |", "|---|---|"]
-    lines += [f"| {name} | {share:.2f} |" for name, share in result["masks"].items()]
-    lines += [
-        "",
-        f"## {about['adapters in one pass']} adapters in one pass over separate runs",
-        "",
-        f"Seeds: all blocks, noise of their own. Masks: {', '.join(GROUP)}; the same noise, so "
-        "that blocks before the first trained one are shared.",
-        "",
-        "| batch | seeds | masks |",
-        "|---|---|---|",
-    ]
-    lines += [f"| {r['batch']} | {r['seeds']:.2f}x | {r['masks']:.2f}x |" for r in result["many"]]
+    lines = ["# Training speed", "", *(f"- {key}: {value}" for key, value in about.items())]
+    if "diffusers" in result:
+        lines += [
+            "",
+            "## Beside diffusers' way",
+            "",
+            "| method | batch | ours, pictures/s | diffusers' way | speed | memory of a step |",
+            "|---|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {r['method']} | {r['batch']} | {r['ours_pictures_s']:.1f} | "
+            f"{r['diffusers_pictures_s']:.1f} | {r['speed_ratio']:.2f}x | "
+            f"{r['memory_ratio']:.2f}x |"
+            for r in result["diffusers"]
+        ]
+    if "loss_difference" in result:
+        difference = f"{result['loss_difference']:.1e}"
+        lines += ["", f"Same loss from the same noise, to {difference} relative."]
+    if "stages" in result:
+        lines += ["", f"Where a step of batch {about['stage batch']} goes, in ms:", ""]
+        lines += ["| part | ms |", "|---|---|"]
+        lines += [f"| {name} | {ms:.1f} |" for name, ms in result["stages"].items()]
+    if "masks" in result:
+        lines += ["", "## Step time by mask, all blocks = 1", "", "| mask | time |", "|---|---|"]
+        lines += [f"| {name} | {share:.2f} |" for name, share in result["masks"].items()]
+    if "many" in result:
+        lines += [
+            "",
+            f"## {about['adapters in one pass']} adapters in one pass over separate runs",
+            "",
+            f"Seeds: all blocks, noise of their own. Masks: {', '.join(GROUP)}; the same noise, so "
+            "that blocks before the first trained one are shared.",
+            "",
+            "| batch | seeds | masks |",
+            "|---|---|---|",
+        ]
+        lines += [
+            f"| {r['batch']} | {r['seeds']:.2f}x | {r['masks']:.2f}x |" for r in result["many"]
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -97,32 +106,35 @@ def main() -> None:
         )
         bench.ours(["all"], 1)  # warms up
         stage_batch = 4 if 4 in batches else batches[0]
-        result = {
-            "about": {
-                "model": f"{base.name}, {base.resolution} px, {options.dtype}",
-                "device": _device_name(base.device),
-                "threads": torch.get_num_threads(),
-                "clock": "process time" if bench.clock.of_process else "wall time",
-                "load average": f"{os.getloadavg()[0]:.1f}",
-                "torch": torch.__version__,
-                "adapters": f"rank {options.rank}, all blocks; LoCon where nothing else is said",
-                "measurement": f"{options.rounds} rounds of {options.steps} steps",
-                "stage batch": stage_batch,
-                "adapters in one pass": options.adapters,
-            },
-            "loss_difference": bench.loss_difference(stage_batch),
-            "diffusers": [
+        about = {
+            "model": f"{base.name}, {base.resolution} px, {options.dtype}",
+            "device": _device_name(base.device),
+            "threads": torch.get_num_threads(),
+            "clock": "process time" if bench.clock.of_process else "wall time",
+            "load average": f"{os.getloadavg()[0]:.1f}",
+            "torch": torch.__version__,
+            "adapters": f"rank {options.rank}, all blocks; LoCon where nothing else is said",
+            "measurement": f"{options.rounds} rounds of {options.steps} steps",
+            "stage batch": stage_batch,
+            "adapters in one pass": options.adapters,
+        }
+        parts = {
+            "loss_difference": lambda: bench.loss_difference(stage_batch),
+            "diffusers": lambda: [
                 row
                 for each in (lora, bench)
                 for row in against_diffusers(each, batches, options.rounds)
             ],
-            "stages": bench.stages(stage_batch),
-            "masks": by_mask(bench, stage_batch, options.rounds),
-            "many": many_at_once(bench, groups, options.rounds, options.adapters),
+            "many": lambda: many_at_once(bench, groups, options.rounds, options.adapters),
+            "masks": lambda: by_mask(bench, stage_batch, options.rounds),
+            "stages": lambda: bench.stages(stage_batch),
         }
-    name = options.results / f"training_{Path(options.model).name}_{base.device.type}"
-    write_text(f"{name}.json", json.dumps(result, indent=2) + "\n")
-    write_text(f"{name}.md", page(result))
+        name = options.results / f"training_{Path(options.model).name}_{base.device.type}"
+        result = {"about": about}
+        for part, measure in parts.items():  # written each time, should the machine be taken away
+            result[part] = measure()
+            write_text(f"{name}.json", json.dumps(result, indent=2) + "\n")
+            write_text(f"{name}.md", page(result))
     print(page(result))
 
 

@@ -138,3 +138,11 @@ def test_adafactor_sees_rows_and_columns(base, images, tmp_path):
     whole = train(base, images, spec, config, name="whole")
     resumed = train(base, images, spec, config, name="resumed", checkpoint_dir=tmp_path)
     assert resumed.resumed_from == 2 and resumed.losses == whole.losses
+
+
+def test_without_the_switch_convolutions_do_not_round_either(base, monkeypatch):
+    """cuDNN rounds to TF32 unless it is told not to."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    with efficient(base, [OFF]):
+        assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.allow_tf32

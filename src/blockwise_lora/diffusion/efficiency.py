@@ -38,8 +38,7 @@ def efficient(base: BaseModel, configs: Sequence[EfficiencyConfig]) -> Iterator[
         if asked("channels_last"):
             base.unet.to(memory_format=torch.channels_last)
             stack.callback(base.unet.to, memory_format=torch.contiguous_format)
-        if asked("tf32"):
-            stack.enter_context(_tf32())
+        stack.enter_context(_tf32(asked("tf32")))
         if asked("deterministic"):
             stack.enter_context(_deterministic())
         if asked("compile"):
@@ -98,10 +97,10 @@ def _checkpointed(encoder: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def _tf32() -> Iterator[None]:
+def _tf32(wanted: bool) -> Iterator[None]:
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = True
+    matmul.allow_tf32 = cudnn.allow_tf32 = wanted  # cuDNN's convolutions would round by default
     try:
         yield
     finally:
