@@ -103,6 +103,35 @@ def test_a_batch_to_be_distilled(base, images):
     assert any(torch.allclose(batch.text.tokens[2], word, atol=1e-5) for word in without)
 
 
+def test_a_prior_may_begin_later(base, images):
+    config = with_prior(dataclasses.replace(DISTIL, start=0.5))
+    config = dataclasses.replace(config, steps=4)
+    cached = CachedSet.of(base, images, config)
+
+    def rows(config, turns):
+        batches = [Batch.of(base, cached, config, turn) for turn in range(turns)]
+        return [(len(batch.noisy), batch.taught) for batch in batches]
+
+    assert rows(config, 4) == [(2, 0), (2, 0), (3, 1), (3, 1)]
+    accumulated = dataclasses.replace(config, accumulation=2)
+    assert rows(accumulated, 8) == [(2, 0)] * 4 + [(3, 1)] * 4
+
+
+def test_until_it_begins_the_training_is_one_without(base, images):
+    late = with_prior(dataclasses.replace(DISTIL, start=0.75))
+    late = dataclasses.replace(late, steps=4)
+    spec = AdapterSpec("out3", rank=2)
+    with_it = train(base, images, spec, late, name="late").losses
+    without = train(base, images, spec, dataclasses.replace(late, prior=PriorConfig()), name="none")
+    assert with_it[:3] == without.losses[:3] and with_it[3] != without.losses[3]
+
+
+@pytest.mark.parametrize("start", [-0.1, 1.0])
+def test_a_prior_that_never_begins_is_refused(start):
+    with pytest.raises(ValueError, match=r"start is in \[0, 1\)"):
+        PriorConfig(start=start)
+
+
 def test_bare_switches_adapters_off_and_on_again(base, images):
     config = with_prior(DISTIL)
     batch = Batch.of(base, CachedSet.of(base, images, config), config, 0)

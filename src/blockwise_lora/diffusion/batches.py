@@ -65,7 +65,8 @@ class Batch:
         part = partial(_part, base, cached, config)
         levels = len(base.scheduler.alphas_cumprod)
         parts = [part(shelf, draw(config, place, shelf.order, shelf.shape, levels))]
-        if extra := config.prior.rows(config.batch_size):
+        done = turn // config.accumulation / config.steps
+        if extra := config.prior.rows(config.batch_size, done):
             source = cached.prior or shelf
             draws = draw(
                 config, place, source.order, source.shape, levels, purpose="prior", size=extra

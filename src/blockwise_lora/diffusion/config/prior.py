@@ -30,6 +30,9 @@ class PriorConfig:
     steps."""
     share: float = 1.0
     """Pictures of this kind in a batch, as a multiple of `batch_size`; rounded up."""
+    start: float = 0.0
+    """Share of the steps that go by before it begins: what the concept is can be learned first, and
+    where it applies after that."""
     contexts: tuple[str, ...] = ()
     """distil: what surrounds a caption in turn, such as "{word} style, {caption}": {caption} is the
     whole, {head} its first tag, {tail} the others, {word} a made-up word. So the adapter acts where
@@ -40,11 +43,14 @@ class PriorConfig:
     """pictures: how far to go beyond the unconditional answer; 7.5 is usual for SD 1.5."""
 
     def __post_init__(self) -> None:
+        more = [more for context in self.contexts if (more := _mistake(context))]
+        if not 0 <= self.start < 1:
+            more.append(f"start is in [0, 1), not {self.start}")
         check(
             self,
             at_least={"pictures": 1, "sampling_steps": 1, "guidance_scale": 1},
             positive=("weight", "share"),
-            more=[more for context in self.contexts if (more := _mistake(context))],
+            more=more,
         )
 
     @property
@@ -52,9 +58,16 @@ class PriorConfig:
         """Whether captions are surrounded by other words."""
         return self.kind == "distil" and bool(self.contexts)
 
-    def rows(self, batch_size: int) -> int:
-        """Pictures of this kind in a batch."""
-        return 0 if self.kind == "none" else math.ceil(self.share * batch_size)
+    def rows(self, batch_size: int, done: float) -> int:
+        """Pictures of this kind in a batch.
+
+        Args:
+            batch_size: pictures of the concept in it.
+            done: share of the steps that lie behind, in [0, 1).
+        """
+        if self.kind == "none" or done < self.start:
+            return 0
+        return math.ceil(self.share * batch_size)
 
 
 def _mistake(context: str) -> str | None:
