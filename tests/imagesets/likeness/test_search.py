@@ -137,6 +137,47 @@ def test_what_must_be_turned_and_stretched_is_another_picture(photo):
     assert found(photo, CHANGES["turned"](photo)) is not None
 
 
+def test_a_tint_that_is_cut_off_at_white():
+    """What was cut off is not lost twice: the paper is white under the tint, too."""
+    original = person("#bf8f68")
+    for gains in ((1.12, 0.9, 1.1), (0.92, 0.93, 1.1), (0.89, 1.13, 1.06)):
+        bright = np.clip(np.rint(np.asarray(original) * gains), 0, 255).astype(np.uint8)
+        assert found(original, Image.fromarray(bright)) is not None
+        assert found(Image.fromarray(bright), original) is not None
+    other = np.clip(np.asarray(person("#6f4f38")) * (1.12, 0.9, 1.1), 0, 255).astype(np.uint8)
+    assert found(original, Image.fromarray(other)) is None
+
+
+def hatched(left, top):
+    """Thin lines at 64 pixels, moved by quarters of a pixel."""
+    image = Image.new("RGB", (272, 272), "#e8e0d0")
+    pen = ImageDraw.Draw(image)
+    for n in range(-2, 14):
+        pen.line((n * 22 - 30, 0, n * 22 + 60, 272), fill="#203040", width=5)
+    pen.ellipse((70, 60, 200, 210), outline="#902020", width=8)
+    part = image.crop((left, top, left + 256, top + 256))
+    return part.resize((64, 64), Image.Resampling.LANCZOS)
+
+
+def test_movements_of_half_a_pixel_count():
+    for moved in ((4, 4), (5, 4), (6, 4), (6, 5), (4, 6), (8, 8)):
+        assert found(hatched(4, 4), hatched(*moved)) is not None
+
+
+def test_small_coloured_lines_encoded_anew():
+    image = Image.new("RGB", (256, 256), "white")
+    pen = ImageDraw.Draw(image)
+    for n, colour in enumerate(("#d22f27", "#1e50a0", "#5c9e31", "#f1b31c", "#8967aa")):
+        pen.arc((30 + 18 * n, 30 + 18 * n, 226 - 18 * n, 226 - 18 * n), 0, 300, colour, 7)
+    small = image.resize((64, 64), Image.Resampling.LANCZOS)
+    assert found(small, encoded(small, format="JPEG", quality=50)) is not None
+
+
+def test_what_has_little_contrast_is_found_again(photo):
+    faint = Image.fromarray((np.asarray(photo) // 35 + 190).astype(np.uint8))
+    assert found(faint, encoded(faint, format="JPEG", quality=80)) is not None
+
+
 def test_limits_are_checked():
     with pytest.raises(ValueError, match=r"similarity is above 0.*\n.*spread is 0 to 1"):
         Limits(similarity=0, spread=2)

@@ -25,7 +25,8 @@ from blockwise_lora.imagesets.likeness.tint import error as _error
 _BLOCKS = 8  # in each direction; colour is compared that coarsely, since formats store it coarsely
 _WORST = 8  # places of 48x48 that make up the local difference: half an eye of a face
 _CLEAR = 16  # 0 to 255; a difference that one sees
-_STILL = 0.02  # of half a side, a quarter of a pixel: no movement
+# No movement is as good as one that leaves so much less of the correlation missing.
+_AS_GOOD, _NEARLY = 1.1, 0.0005
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Limits:
         colour: largest difference of the mean colour in one of 8x8 blocks, its brightness left
             out, 0 to 255. Copies reach 24, hearts of two colours begin at 31.
         spread: part of the drawing, 0 to 1, that differs by 16 of 255 and more. Copies reach
-            0.27 (small drawings encoded anew), tones of skin begin at 0.3.
+            0.22 (small drawings encoded anew), tones of skin begin at 0.36.
         zoom: one picture may show its content larger than the other by this factor, borders and
             margins counted; a small and a large drawing of one thing are two pictures.
         bend: how far the movement between the two, its zoom aside, may be from none (Frobenius
@@ -172,7 +173,7 @@ def _registered(image: np.ndarray, template: np.ndarray, starts: np.ndarray) -> 
     transforms, score = register(a, b, starts, steps=2)
     none = np.broadcast_to(np.eye(2, 3, dtype=np.float32), transforms.shape)
     unmoved = correlation(a, b, none)
-    still = (np.abs(transforms - none).max(axis=(1, 2)) < _STILL) | (unmoved >= score - 0.002)
+    still = 1 - unmoved <= _AS_GOOD * (1 - score) + _NEARLY
     return np.where(still[:, None, None], none, transforms)
 
 
@@ -204,9 +205,12 @@ def _local(residue: np.ndarray, side: int) -> np.ndarray:
 
 
 def _spread(residue: np.ndarray, drawing: np.ndarray, side: int) -> np.ndarray:
-    clear = (np.abs(_softened(residue, side)).max(axis=1) > _CLEAR) & drawing
+    """At half the side and softened: what compression leaves changes sign from place to place."""
+    coarse = smoothed(halved(residue.reshape(-1, 3, side, side)))
+    ground = halved(drawing.reshape(-1, side, side).astype(np.float32)) >= 0.5
+    clear = (np.abs(coarse).max(axis=1) > _CLEAR) & ground
     # Where there is nearly no drawing, a few places are no large part of it.
-    return clear.sum(axis=1) / np.maximum(drawing.sum(axis=1), 0.02 * side * side)
+    return clear.sum(axis=(1, 2)) / np.maximum(ground.sum(axis=(1, 2)), 0.02 * ground[0].size)
 
 
 def _colour(residue: np.ndarray, drawing: np.ndarray, side: int) -> np.ndarray:

@@ -105,7 +105,11 @@ def _correlated(
     common = (inside & usable).astype(np.float32)
     moved = standardised(moved[:, 0], common)
     overlap = common.sum(axis=1)
-    score = (moved * target * common).sum(axis=1) / np.maximum(overlap, 1)
+    seen, count = target * common, np.maximum(overlap, 1)
+    score = (moved * seen).sum(axis=1) / count
+    # What lies under the image may be more varied than all of the target.
+    variance = (seen * seen).sum(axis=1) / count - (seen.sum(axis=1) / count) ** 2
+    score /= np.sqrt(np.maximum(variance, 1))
     return moved, common, np.where(overlap > _LEAST_OVERLAP * usable.sum(), score, -1)
 
 
@@ -133,9 +137,9 @@ def smoothed(images: np.ndarray) -> np.ndarray:
 
 
 def halved(images: np.ndarray) -> np.ndarray:
-    """(n, side, side) images at half the side, each pixel the mean of four."""
-    rows = images[:, ::2] + images[:, 1::2]
-    return (rows[:, :, ::2] + rows[:, :, 1::2]) / 4
+    """(..., side, side) images at half the side, each pixel the mean of four."""
+    rows = images[..., ::2, :] + images[..., 1::2, :]
+    return (rows[..., ::2] + rows[..., 1::2]) / 4
 
 
 @cache

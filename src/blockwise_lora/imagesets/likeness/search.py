@@ -15,6 +15,9 @@ from blockwise_lora.imagesets.likeness.tint import same_paper
 # photographs of little contrast less.
 _ALIGNED = 0.9
 _CORRELATION = 0.92  # of two views after rough registration; copies reach 0.98, marked ones 0.92
+_NOTHING = (
+    3.0  # of 255; what differs no more needs no correlation, which is noise where it is plain
+)
 _PARTNERS = 24  # candidates compared for one picture, the most similar first
 _AT_ONCE = 512  # pairs whose vectors are compared at once
 _FEW = 32  # pairs that are laid over each other at once: their pixels stay in the processor's cache
@@ -195,7 +198,8 @@ class Search:
         """Which of some pairs are copies, and how different they are."""
         a, b = new.rows[rows], old.rows[rows]
         starts, correlation, least = roughly_registered(new.luma[a], old.luma[b], starts)
-        near = np.flatnonzero((correlation >= _CORRELATION) & (least <= self._limits.local))
+        alike = (correlation >= _CORRELATION) | (least <= _NOTHING)
+        near = np.flatnonzero(alike & (least <= self._limits.local))
         if not len(near):
             return []
         a, b, rows = a[near], b[near], rows[near]

@@ -4,6 +4,7 @@ import numpy as np
 
 GAIN, _OFFSET = (0.8, 1.25), 45  # a tint multiplies by as much, adds as much (of 255), no more
 _UNSURE = 25  # of 255 squared: where nothing varies, nothing says that the gain is not 1
+_CUT = (2, 253)  # of 255; up to here and from here on a colour may have been cut off
 _PAPER, _PAPER_PART = 240, 0.03  # brightness from which on it is paper, and how much of it tells
 _UNEXPLAINED = 0.2  # part of the difference that a tint may leave; true ones leave a tenth
 _PAPER_MOVED = 2.5  # of 255, between the mean colours of two papers
@@ -52,7 +53,7 @@ def tinted(
     if not len(rows):
         return moved
     plain, target, seen = moved[rows], target[rows], seen[rows]
-    fitted = _fitted(plain, target, seen)
+    fitted = _beyond(_fitted(plain, target, seen), plain, target)
     explained = error(fitted, target, seen) < _UNEXPLAINED * error(plain, target, seen)
     result = moved.copy()
     result[rows[explained]] = fitted[explained]
@@ -71,7 +72,8 @@ def _fitted(moved: np.ndarray, target: np.ndarray, seen: np.ndarray) -> np.ndarr
     three rounds only.
     """
     seen = seen[:, None].astype(np.float32)
-    usable = ((target > 2) & (target < 253) & (moved > 2) & (moved < 253)) * seen
+    least, most = _CUT
+    usable = ((target > least) & (target < most) & (moved > least) & (moved < most)) * seen
     places = np.maximum(_sum(seen), 1)
     usable = np.where(_sum(usable) < 0.1 * places, seen, usable)
     weight, result = usable, moved
@@ -81,13 +83,23 @@ def _fitted(moved: np.ndarray, target: np.ndarray, seen: np.ndarray) -> np.ndarr
         centred = (moved - mean) * weight
         variance = _sum(centred * centred) / total
         shared = _sum(centred * (target - aim)) / total
-        gain = np.clip((shared + _UNSURE) / (variance + _UNSURE), *GAIN)
+        gain = (shared + _UNSURE) / (variance + _UNSURE)
+        # Flat colours hardly tell the gain: not one that asks for too large an offset.
+        bounds = ((aim + sign * _OFFSET) / np.maximum(mean, 1) for sign in (-1, 1))
+        gain = np.clip(np.clip(gain, *bounds), *GAIN)
         offset = np.clip(aim - gain * mean, -_OFFSET, _OFFSET)
         result = np.clip(gain * moved + offset, 0, 255)
         off = np.abs(result - target)
         usual = _sum(off * seen) / places
         weight = usable * (off < np.maximum(12, 1.5 * usual))
     return result
+
+
+def _beyond(fitted: np.ndarray, moved: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """What was cut off at white or black may have been anything beyond: there, what fits best."""
+    least, most = _CUT
+    fitted = np.where(moved >= most, np.maximum(fitted, target), fitted)
+    return np.where(moved <= least, np.minimum(fitted, target), fitted)
 
 
 def _sum(values: np.ndarray) -> np.ndarray:
