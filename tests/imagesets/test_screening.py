@@ -4,11 +4,11 @@ import sqlite3
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from blockwise_lora.imagesets import CaptionRule, CurationConfig, curate, screen_folder
 from blockwise_lora.imagesets import crew as crew_module
-from blockwise_lora.imagesets.config import Check, Checks
+from blockwise_lora.imagesets.config import Check, Checks, DuplicateRules
 from blockwise_lora.imagesets.crew import measure_files
 from blockwise_lora.imagesets.judging import judged
 from blockwise_lora.imagesets.measures import Measures, measure
@@ -174,16 +174,13 @@ def test_one_background_and_one_pose_are_warned_of(raw, textured):
 
 
 class Judge:
-    """Sees the mean colour; texts are axes."""
+    """Sees the mean colour."""
 
     scale = 100.0
 
     def images(self, pictures):
         colours = np.array([np.asarray(p, float).mean(axis=(0, 1)) for p in pictures]) + 1
         return colours / np.linalg.norm(colours, axis=1, keepdims=True)
-
-    def texts(self, texts):
-        return np.stack([np.eye(3)[0 if "watermark" in t or "covered" in t else 1] for t in texts])
 
 
 def test_the_judge_finds_who_does_not_belong(raw, textured):
@@ -197,7 +194,66 @@ def test_the_judge_finds_who_does_not_belong(raw, textured):
     screening = screen_folder(raw, config, judge=Judge())
     reasons = {p.verdict.file: p.verdict.reason for p in screening.pictures}
     assert {file for file, reason in reasons.items() if reason} == {"wrong.png"}
-    marked = CurationConfig(checks=Checks(outlier=Check(-3, "off"), marked=Check(0.9, "drop")))
-    plain = screen_folder(raw, marked)
-    found = judged(plain.pictures, Judge(), marked)
-    assert [p.verdict.reason for p in found if p.verdict.file == "wrong.png"] == ["marked"]
+
+
+class Eye:
+    """Sees how much of a picture is covered by something that is neither green nor grey."""
+
+    scale = 100.0
+
+    def __init__(self, blind=False):
+        self._blind = blind
+
+    def images(self, pictures):
+        found = []
+        for picture in pictures:
+            pixels = np.asarray(picture, float)
+            other = np.abs(pixels - (30, 150, 30)).max(axis=2) > 60
+            cover = 0.0 if self._blind else other.mean()
+            found.append((1.0, 3 * cover, 0.01 * pixels[:8, :8].mean() / 255))
+        vectors = np.array(found)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def test_marks_are_looked_for_where_the_judge_can_tell_them(raw):
+    rng = np.random.default_rng(1)
+    for number in range(12):
+        noise = rng.integers(0, 60, (64, 64, 3)) + np.array((0, 120, 0))
+        image = Image.fromarray(noise.astype(np.uint8))
+        if number in (3, 7):
+            pen = ImageDraw.Draw(image)
+            for line in range(4):
+                pen.text((2, 14 * line), "SAMPLE TEXT", "white", ImageFont.load_default(12))
+        image.save(raw / f"{number:02}.png")
+    config = CurationConfig(
+        checks=Checks(outlier=Check(-3, "off"), marked=Check(0.5, "drop"), alike=Check(1, "off")),
+        duplicates=DuplicateRules(near=False),
+    )
+    plain = screen_folder(raw, config)
+    found, warnings = judged(plain.pictures, Eye(), config)
+    reasons = {p.verdict.file: p.verdict.reason for p in found}
+    assert {file for file, reason in reasons.items() if reason} == {"03.png", "07.png"}
+    assert {p.verdict.reason for p in found} == {"", "marked"}
+    assert not [w for w in warnings if "writing" in w]
+    found, warnings = judged(plain.pictures, Eye(blind=True), config)
+    assert not any(p.verdict.reason for p in found)
+    assert [w.partition(" in these")[0] for w in warnings] == [
+        "the judge cannot tell writing",
+        "the judge cannot tell a watermark",
+    ]
+
+
+def test_alike_is_the_later_of_two_and_never_like_one_that_was_dropped(raw, textured):
+    for number in range(4):
+        textured(number).save(raw / f"{number}.png")
+
+    class Same:
+        def images(self, pictures):
+            return np.tile(np.array([[1.0, 0.0]]), (len(pictures), 1))
+
+    config = CurationConfig(checks=Checks(alike=Check(0.99, "drop")))
+    screening = screen_folder(raw, config, judge=Same())
+    assert [(p.verdict.reason, p.verdict.twin) for p in screening.pictures] == [
+        ("", ""),
+        *[("alike", "0.png")] * 3,
+    ]

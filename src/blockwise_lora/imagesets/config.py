@@ -34,8 +34,9 @@ class Checks:
         dark: the brightness that 95 of 100 pixels are below is itself below the limit, 0 to 255.
         aspect: the longer side is more than the limit times the shorter.
         outlier: likeness to the set below the limit, in deviations of the set's own; needs the
-            judge. Below -3 lies 1 of 700 pictures by chance.
-        marked: the judge sees a watermark or writing with at least this probability, 0 to 1.
+            judge.
+        marked: how far a picture is from the set's clean ones, 0, towards copies of them with
+            writing or a watermark put over them, 1; needs the judge, see `marks`.
         alike: the judge's cosine of two pictures that are no copies by their pixels is at least
             this.
     """
@@ -44,7 +45,7 @@ class Checks:
     dark: Check = Check(40)
     aspect: Check = Check(3)
     outlier: Check = Check(-3)
-    marked: Check = Check(0.9)
+    marked: Check = Check(0.5)
     alike: Check = Check(0.995)
 
 

@@ -146,13 +146,13 @@ def screen_folder(
             shelf.put(measured.looks)
             measured = replace(measured, looks=None)
             screened.append(screen(candidate, measured, reviewed.of(candidate.file), config))
-        screened = drop_duplicates(screened, shelf.__getitem__, config)
+        screened, warnings = drop_duplicates(screened, shelf.__getitem__, config), []
         if judge:
-            screened = judged(screened, judge, config)
+            screened, warnings = judged(screened, judge, config)
         screened = named(balanced(screened, config))
         # Emoji are all drawn alike, on white: there is nothing to be said of those.
-        photos = config.resolution >= PHOTO_RESOLUTION
-        warnings = dominance(screened, shelf.__getitem__) if photos else ()
+        if config.resolution >= PHOTO_RESOLUTION:
+            warnings += dominance(screened, shelf.__getitem__)
     return Screening(source, folder, listing, tuple(screened), config, reviewed, tuple(warnings))
 
 

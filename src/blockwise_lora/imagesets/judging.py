@@ -9,40 +9,60 @@ from PIL import Image
 from blockwise_lora.imagesets.captioning import Encoder
 from blockwise_lora.imagesets.config import CurationConfig
 from blockwise_lora.imagesets.decoding import decode, without_warnings
+from blockwise_lora.imagesets.marks import Marks, find_marks, marked_copies
 from blockwise_lora.imagesets.screening import Screened, Verdict
 
 _AT_ONCE = 32  # pictures that are in memory at a time
+_COMPARED = 256  # pictures compared with all earlier ones at a time
 _FEWEST = 8  # pictures that make a set one can be an outlier of
-# A judge that knows neither says nothing: its two probabilities are about one half.
-_MARKED = ("a picture with a watermark", "a picture covered with text")
-_CLEAN = ("a picture", "a picture without any text")
+_MARKED = 256  # pictures, spread over the set, whose marked copies the judge is shown
 
 
-def judged(pictures: Sequence[Screened], judge: Encoder, config: CurationConfig) -> list[Screened]:
+def judged(
+    pictures: Sequence[Screened], judge: Encoder, config: CurationConfig
+) -> tuple[list[Screened], list[str]]:
     """Find fault with kept pictures as `Checks` says.
 
     Args:
         pictures: in the order of names; those already dropped are passed through.
-        judge: puts pictures and texts into one space.
+        judge: puts pictures into one space.
         config: the limits.
+
+    Returns:
+        The pictures, and warnings in words of what the judge cannot tell.
     """
     kept = [index for index, picture in enumerate(pictures) if picture.verdict.kept]
     if not kept:
-        return list(pictures)
-    vectors = np.concatenate(
-        [
-            judge.images([_opened(pictures[i], config) for i in kept[start : start + _AT_ONCE]])
-            for start in range(0, len(kept), _AT_ONCE)
-        ]
-    )
-    verdicts = [pictures[index].verdict for index in kept]
+        return list(pictures), []
+    asked = config.checks.marked.action != "off" and len(kept) >= _FEWEST
+    sample = range(0, len(kept), -(-len(kept) // _MARKED)) if asked else range(0)
+    vectors, copies = _vectors([pictures[i] for i in kept], sample, judge, config)
+    verdicts, warnings = [pictures[index].verdict for index in kept], []
     verdicts = _outliers(verdicts, vectors, config)
-    verdicts = _marked(verdicts, vectors, judge, config)
+    if asked:
+        verdicts, warnings = _marked(verdicts, find_marks(vectors, sample, copies), config)
     verdicts = _alike(verdicts, vectors, config)
     result = list(pictures)
     for index, verdict in zip(kept, verdicts, strict=True):
         result[index] = replace(pictures[index], verdict=verdict)
-    return result
+    return result, warnings
+
+
+def _vectors(
+    pictures: Sequence[Screened], sample: range, judge: Encoder, config: CurationConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of all pictures, (n, d), and of marked copies of a sample, (m, copies, d)."""
+    vectors, copies = [], []
+    for start in range(0, len(pictures), _AT_ONCE):
+        places = range(start, min(start + _AT_ONCE, len(pictures)))
+        images = [_opened(pictures[place], config) for place in places]
+        vectors.append(judge.images(images))
+        copies += [
+            judge.images(marked_copies(image, place))
+            for place, image in zip(places, images, strict=True)
+            if place in sample
+        ]
+    return np.concatenate(vectors), np.stack(copies) if copies else np.zeros((0, 0, 0))
 
 
 def _opened(picture: Screened, config: CurationConfig) -> Image.Image:
@@ -58,8 +78,11 @@ def _outliers(
     """Likeness of each picture to the others' mean, in robust deviations of the set's own."""
     if len(verdicts) < _FEWEST:
         return verdicts
-    others = vectors.sum(axis=0) - vectors
-    likeness = (vectors * others).sum(axis=1) / np.maximum(np.linalg.norm(others, axis=1), 1e-6)
+    total = vectors.sum(axis=0)
+    # Of unit vectors: the cosine with the total less the vector itself, without a copy of them all.
+    along = vectors @ total
+    length = np.sqrt(np.maximum(total @ total - 2 * along + 1, 1e-12))
+    likeness = (along - 1) / length
     middle = np.median(likeness)
     # 1.4826 times the median deviation is the standard deviation of a normal distribution.
     spread = max(1.4826 * float(np.median(np.abs(likeness - middle))), 1e-3)
@@ -78,36 +101,42 @@ def _outliers(
 
 
 def _marked(
-    verdicts: list[Verdict], vectors: np.ndarray, judge: Encoder, config: CurationConfig
-) -> list[Verdict]:
-    texts = judge.texts([*_MARKED, *_CLEAN])
-    votes = np.exp(judge.scale * (vectors @ texts.T - 1))
-    share = np.round(votes[:, : len(_MARKED)].sum(axis=1) / votes.sum(axis=1), 3)
-    limit = config.checks.marked.limit
+    verdicts: list[Verdict], marks: Marks, config: CurationConfig
+) -> tuple[list[Verdict], list[str]]:
+    """Verdicts, and a warning for each kind of mark that the judge cannot tell."""
+    check = config.checks.marked
     detail = (
-        f"probability of a watermark or writing; the limit is {limit:g} "
-        "(curation.checks.marked.limit)"
+        "more like the set with {} put over it (1) than like itself (0); the limit is "
+        f"{check.limit:g} (curation.checks.marked.limit)"
     )
-    return [
-        verdict.judged("marked", float(p), detail, config.checks.marked) if p >= limit else verdict
-        for verdict, p in zip(verdicts, share, strict=True)
+    scores = np.round(marks.score, 2)
+    warnings = [
+        f"the judge cannot tell {kind} in these pictures ({area:.2f} of 1), so none is looked for"
+        for kind, area in marks.unsure.items()
     ]
+    found = [
+        verdict.judged("marked", float(score), detail.format(kind), check)
+        if score >= check.limit
+        else verdict
+        for verdict, score, kind in zip(verdicts, scores, marks.kind, strict=True)
+    ]
+    return found, warnings
 
 
 def _alike(verdicts: list[Verdict], vectors: np.ndarray, config: CurationConfig) -> list[Verdict]:
     """The later of two pictures that the judge cannot tell apart."""
-    result = list(verdicts)
-    for index in range(1, len(vectors)):
-        earlier = [i for i in range(index) if result[i].kept]
-        if not earlier:
-            continue
-        cosines = vectors[earlier] @ vectors[index]
-        best = int(np.argmax(cosines))
-        if cosines[best] >= config.checks.alike.limit:
-            twin = result[earlier[best]].file
-            detail = f"the judge cannot tell it from {twin} (curation.checks.alike.limit)"
-            number = round(float(cosines[best]), 4)
-            result[index] = result[index].judged("alike", number, detail, config.checks.alike)
-            if not result[index].kept:
-                result[index] = replace(result[index], twin=twin)
+    result, limit = list(verdicts), config.checks.alike.limit
+    for start in range(0, len(vectors), _COMPARED):
+        block = vectors[start : start + _COMPARED] @ vectors[: start + _COMPARED].T
+        for row, cosines in enumerate(block):
+            index = start + row
+            near = np.flatnonzero(cosines[:index] >= limit)
+            earlier = [other for other in near[np.argsort(-cosines[near])] if result[other].kept]
+            if earlier:
+                twin = result[earlier[0]].file
+                detail = f"the judge cannot tell it from {twin} (curation.checks.alike.limit)"
+                number = round(float(cosines[earlier[0]]), 4)
+                result[index] = result[index].judged("alike", number, detail, config.checks.alike)
+                if not result[index].kept:
+                    result[index] = replace(result[index], twin=twin)
     return result
