@@ -1,18 +1,26 @@
-"""Run by `test_killed`: a `kedro` command in a process that kills itself at a given moment.
+"""Run by `test_killed`: `kedro` commands, each in a process of its own, which may kill itself.
 
-    python kill_kedro.py step N run --pipelines training ...
+    python kill_kedro.py
 
-`step N`: it dies in the middle of the N-th step of all trainings, between backward pass and update.
-`save N`: it dies while the N-th file of states is being written, half of it on the disk.
+Each line of the input is one process: `OUTPUT MOMENT NUMBER run --pipelines training ...`, where
+OUTPUT is a file for what it says. `step N`: it dies in the middle of the N-th step of all
+trainings, between backward pass and update. `save N`: it dies while the N-th file of states is
+being written, half of it on the disk. `never 0`: it is left alone. The answer is its exit status.
+
+The processes are copies of this one, which has imported everything and done nothing, since imports
+take longer than what is tested here.
 """
 
 import os
 import signal
 import sys
 
+import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 from kedro.framework.cli import main
+from kedro.framework.session import KedroSession  # noqa: F401
 
-from blockwise_lora.diffusion import checkpoints
+from blockwise_lora import tracking  # noqa: F401
+from blockwise_lora.diffusion import checkpoints, trained  # noqa: F401
 from blockwise_lora.diffusion.learner import Learner
 
 
@@ -36,11 +44,23 @@ def half(path, data):
     (path.parent / f".{path.name}.half").write_bytes(data[: len(data) // 2])
 
 
-if __name__ == "__main__":
-    moment, number = sys.argv[1], int(sys.argv[2])
+def run(output: str, moment: str, number: int, command: list[str]) -> None:
+    """The child: one `kedro` command, from its arguments to its exit status."""
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(file, stream)
     if moment == "step":
         Learner.update = killing(Learner.update, number)
-    else:
+    elif moment == "save":
         checkpoints.write_bytes = killing(checkpoints.write_bytes, number, half)
-    sys.argv = ["kedro", *sys.argv[3:]]
+    sys.argv = ["kedro", *command]
     main()
+
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        output, moment, number, *command = line.split()
+        child = os.fork()
+        if not child:
+            run(output, moment, int(number), command)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
