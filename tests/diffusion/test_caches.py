@@ -140,6 +140,16 @@ def test_changed_pixels_or_model_are_encoded_anew(base, images, tmp_path, encode
     assert encoded == [5, 5, 5]
 
 
+def test_the_same_bytes_in_another_size_are_encoded_anew(base, tmp_path, encoded):
+    """A wide and a tall picture of one colour."""
+    for size in ((32, 16), (16, 32)):
+        folder = write_tiny_pictures(tmp_path / str(size), 1)
+        Image.new("RGB", size, "red").save(folder / "0.png")
+        (shelf,) = CachedSet.of(base, read_imagefolder(folder), folder=tmp_path / "cache").shelves
+        assert shelf.shape == (4, size[1] // 2, size[0] // 2)
+    assert encoded == [1, 1]
+
+
 def test_a_damaged_file_is_replaced(base, images, tmp_path, encoded):
     whole = CachedSet.of(base, images, folder=tmp_path)
     (file,) = (tmp_path / "latents").iterdir()

@@ -5,6 +5,7 @@ import torch
 
 from blockwise_lora.adapters import AdapterSpec, attached_names, trainable_parameters
 from blockwise_lora.diffusion.config import (
+    CaptionConfig,
     OptimizerConfig,
     ScheduleConfig,
     TrainingConfig,
@@ -87,6 +88,17 @@ def test_the_held_out_loss_is_measured_alike_at_every_look(base, images):
     learning = dataclasses.replace(with_looks(every=4, held_out=2), learning_rate=3e-2, steps=8)
     first, last = train(base, images, SPEC, learning, name="b").looks
     assert last.values[HELD_OUT_LOSS] < first.values[HELD_OUT_LOSS] < losses[0]
+
+
+def test_the_held_out_loss_knows_nothing_of_what_chance_does_in_training(base, images):
+    """Captions that are left out there are read here: losses of two trainings can be compared."""
+    still = dataclasses.replace(with_looks(every=1, held_out=2), learning_rate=1e-12, steps=1)
+    dropping = dataclasses.replace(still, captions=CaptionConfig(dropout=0.9))
+    plain, other = (
+        train(base, images, SPEC, config, name=name).looks[0].values[HELD_OUT_LOSS]
+        for name, config in (("a", still), ("b", dropping))
+    )
+    assert other == pytest.approx(plain, rel=1e-6)
 
 
 def test_the_best_is_kept_and_a_stale_training_ends(base, images):

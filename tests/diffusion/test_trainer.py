@@ -9,7 +9,7 @@ from blockwise_lora.blocks import MaskError
 from blockwise_lora.diffusion import loop
 from blockwise_lora.diffusion.batches import Batch
 from blockwise_lora.diffusion.caches import CachedSet
-from blockwise_lora.diffusion.config import EfficiencyConfig, TrainingConfig
+from blockwise_lora.diffusion.config import EfficiencyConfig, NoiseConfig, TrainingConfig
 from blockwise_lora.diffusion.learner import TrainingError
 from blockwise_lora.diffusion.trainer import Job, train, train_many
 from blockwise_lora.imagesets import ImageSet, read_imagefolder
@@ -177,6 +177,22 @@ def test_accumulated_batches_are_one_step(base, images):
     batches = [Batch.of(base, cached, config, turn) for turn in range(3)]
     losses = [batch.loss(loop.predict(base, [batch])).item() for batch in batches]
     assert trained.losses[0] == pytest.approx(sum(losses) / 3, rel=1e-4)
+
+
+def test_accumulated_gradients_are_averaged(base, images, monkeypatch):
+    """Adam itself would not notice a sum in the place of the mean; clipping and decay do."""
+    seen, update = {}, loop.Learner.update
+
+    def watched(self, loss):
+        seen[self.config.accumulation] = torch.cat([p.grad.flatten() for p in self.parameters])
+        update(self, loss)
+
+    monkeypatch.setattr(loop.Learner, "update", watched)
+    uniform = NoiseConfig("uniform", lowest=0.5, highest=0.501)  # one noise level for all
+    config = TrainingConfig(steps=1, batch_size=4, noise=uniform)
+    weights(base, images, config=config)
+    weights(base, images, config=dataclasses.replace(config, accumulation=8))
+    assert 0.2 < seen[8].norm() / seen[1].norm() < 1.5
 
 
 def test_pictures_of_several_shapes_train_in_buckets(base, tmp_path):
