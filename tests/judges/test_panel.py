@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,6 +20,20 @@ def test_equal_pictures_are_looked_at_once(panel, pictures):
     assert len(views.dino) == len(views.clip) == len(views.style) == 7
     assert views.of([pictures[2].copy(), pictures[0]]).tolist() == [2, 0]
     assert np.allclose(views.dino, panel.dino.images(pictures), atol=1e-5)
+
+
+def test_pictures_that_are_known_are_not_looked_at_again(panel, pictures):
+    known = panel.look(pictures[:4])
+    marked = replace(known, dino=known.dino * 0 + 7)  # a second look would not see this
+    views = panel.look([pictures[5], pictures[1], pictures[1], pictures[6]], marked)
+    assert views.of([pictures[5], pictures[1], pictures[6]]).tolist() == [0, 1, 2]
+    assert (views.dino[1] == 7).all() and len(views.dino) == len(views.clip) == 3
+    assert np.allclose(views.style[1], known.style[1])
+    fresh = panel.look(pictures[5:])
+    assert np.allclose(views.clip[[0, 2]], fresh.clip, atol=1e-5)
+    assert np.allclose(views.dino[[0, 2]], fresh.dino, atol=1e-5)
+    again = panel.look([pictures[3], pictures[0]], marked)
+    assert (again.dino == 7).all() and np.array_equal(again.clip, known.clip[[3, 0]])
 
 
 def test_a_fingerprint_is_of_what_is_seen():

@@ -41,17 +41,21 @@ def test_spearman_by_hand():
     assert np.isnan(spearman(np.ones(4), np.arange(4.0)))
 
 
-def test_a_contradiction_needs_both_outside_chance():
+def test_a_contradiction_needs_both_outside_chance_and_large_enough_to_matter():
     trained = {
         "in0": Interval(-0.3, -0.4, -0.2, 8),
         "in1": Interval(-0.3, -0.4, -0.2, 8),
         "mid": Interval(0.1, 0.05, 0.2, 8),
+        "out3": Interval(-0.3, -0.4, -0.2, 8),
         "only here": Interval(1.0, 0.9, 1.1, 8),
     }
     ablated = {
         "in0": Interval(0.2, 0.1, 0.3, 8),
         "in1": Interval(0.2, -0.1, 0.3, 8),
         "mid": Interval(0.3, 0.1, 0.4, 8),
+        "out3": Interval(0.019, 0.018, 0.02, 8),
     }
     found = agreement("identity", trained, ablated)
-    assert (found.n, found.contradicted) == (3, ("in0",))
+    assert (found.n, found.contradicted) == (4, ("in0",))
+    assert agreement("identity", trained, ablated, 0.01).contradicted == ("in0", "out3")
+    assert agreement("identity", trained, ablated, 0.25).contradicted == ()

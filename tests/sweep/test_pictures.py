@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from blockwise_lora.adapters import AdapterSpec, attached_names, load_adapter
+from blockwise_lora.adapters import AdapterError, AdapterSpec, attached_names, load_adapter
 from blockwise_lora.blocks.structure import BlockMap
+from blockwise_lora.diffusion import sampling
 from blockwise_lora.diffusion.base import load_base
 from blockwise_lora.diffusion.prompts import Concept
 from blockwise_lora.diffusion.samples import Strengths, sample_conditions
@@ -122,3 +123,76 @@ def test_nothing_is_sampled_twice(full, base, tmp_path):
     for entry in stack.entries.values():  # whoever would sample again would have to read them
         (entry.folder / "pytorch_lora_weights.safetensors").unlink()
     assert (pixels(Studio(base, BRIEF, tmp_path / "pictures").samples(stack)) == first).all()
+
+
+def test_pictures_are_remembered_for_what_is_asked_and_no_more(full, base, tmp_path):
+    stack = trained_stack(Pair("all", "all"), full)
+    first = Studio(base, BRIEF, tmp_path / "pictures").samples(stack)
+    for change in (
+        {"seeds": (0, 2)},
+        {"templates": ("{character}",)},
+        {"character": Concept("zkc", "dog")},
+        {"sampling": SamplingConfig(steps=3, guidance_scale=1.0)},
+    ):
+        asked = dataclasses.replace(BRIEF, **change)
+        samples = Studio(base, asked, tmp_path / "pictures").samples(stack)
+        assert samples.rows != first.rows or (pixels(samples) != pixels(first)).any()
+    assert len(list((tmp_path / "pictures").iterdir())) == 5
+
+
+def test_two_ways_to_one_name_are_two_sets_of_pictures(full, base, tmp_path):
+    studio = Studio(base, BRIEF, tmp_path / "pictures")
+    stack = trained_stack(Pair("all", "all"), full)
+    cut_short = dataclasses.replace(cut(Pair("mid", "all"), full, base), name=stack.name)
+    assert (pixels(studio.samples(stack)) != pixels(studio.samples(cut_short))).any()
+
+
+def test_base_pictures_are_those_of_the_plain_model_without_trigger_words(base, tmp_path):
+    samples = Studio(base, BRIEF, tmp_path / "pictures").base_samples()
+    assert [row.prompt for row in samples.rows] == ["cat", "cat"]
+    assert [row.seed for row in samples.rows] == [0, 1]
+    assert (pixels(samples)[0] != pixels(samples)[1]).any()
+    plain = sample_conditions(
+        base,
+        BRIEF.templates,
+        BRIEF.seeds,
+        ("base",),
+        character=BRIEF.character,
+        style=BRIEF.style,
+        config=BRIEF.sampling,
+    )
+    assert (pixels(samples) == pixels(plain)).all()
+
+
+def test_a_missing_adapter_is_told_and_leaves_model_and_folder_as_they_were(full, base, tmp_path):
+    before = {name: tensor.clone() for name, tensor in base.unet.state_dict().items()}
+    studio = Studio(base, BRIEF, tmp_path / "pictures")
+    (full["style"].folder / "pytorch_lora_weights.safetensors").unlink()
+    with pytest.raises(AdapterError):
+        studio.samples(trained_stack(Pair("all", "all"), full))
+    assert all(torch.equal(tensor, base.unet.state_dict()[n]) for n, tensor in before.items())
+    assert not [path for path in (tmp_path / "pictures").glob("*") if path.is_dir()]
+
+
+def test_a_stop_while_sampling_leaves_no_half_set(full, base, tmp_path, monkeypatch):
+    before = {name: tensor.clone() for name, tensor in base.unet.state_dict().items()}
+    studio = Studio(base, BRIEF, tmp_path / "pictures")
+    stack = trained_stack(Pair("all", "all"), full)
+
+    def stopped(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sampling, "_to_pictures", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            studio.samples(stack)
+    assert all(torch.equal(tensor, base.unet.state_dict()[n]) for n, tensor in before.items())
+    assert len(studio.samples(stack)) == 2
+
+
+def test_the_full_adapter_is_read_once_for_all_that_it_is_cut_down_to(full, base, tmp_path):
+    studio = Studio(base, BRIEF, tmp_path / "pictures")
+    studio.samples(cut(Pair("mid", "all"), full, base))
+    for entry in full.values():
+        (entry.folder / "pytorch_lora_weights.safetensors").unlink()
+    assert len(studio.samples(cut(Pair("out3", "mid"), full, base))) == 2

@@ -58,6 +58,7 @@ def test_only_what_can_be_paid_for_is_trained():
     assert affordable(guesses, bank, 5) == guesses
     assert affordable(guesses, bank, -1) == [full, divided], "a search without a guess is none"
     assert affordable([dear, divided], lambda c, m: True, 0) == [dear, divided]
+    assert affordable(guesses, bank, 4, a_look=0.5) == [full, divided], "looking costs, too"
 
 
 def test_first_come_the_candidates_that_were_handed_in():

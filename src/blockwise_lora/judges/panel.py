@@ -53,16 +53,25 @@ class Panel:
         dino = load_dino(config.dino, device, config.batch_size)
         return cls(clip, dino, config.style_blocks)
 
-    def look(self, pictures: Iterable[Image.Image]) -> "Views":
-        """What the judges see of the pictures; equal pictures are looked at once."""
+    def look(self, pictures: Iterable[Image.Image], known: "Views | None" = None) -> "Views":
+        """What the judges see of the pictures; equal pictures are looked at once.
+
+        Args:
+            pictures: any.
+            known: of pictures that were looked at before, which need not be again.
+        """
         distinct = {fingerprint(picture): picture for picture in pictures}
-        shown = list(distinct.values())
-        return Views(
-            rows={key: row for row, key in enumerate(distinct)},
+        new = {k: p for k, p in distinct.items() if known is None or k not in known.rows}
+        if known is not None and not new:
+            return known.only(distinct)
+        shown = list(new.values())
+        seen = Views(
+            rows={key: row for row, key in enumerate(new)},
             clip=self.clip.images(shown),
             dino=self.dino.images(shown),
             style=style_statistics(self.dino, shown, self.style_blocks),
         )
+        return seen if known is None else known.joined(seen).only(distinct)
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,23 @@ class Views:
     def of(self, pictures: Sequence[Image.Image]) -> np.ndarray:
         """Rows of pictures that were looked at."""
         return np.array([self.rows[fingerprint(picture)] for picture in pictures], dtype=int)
+
+    def only(self, keys: Iterable[str]) -> "Views":
+        """Those of the given fingerprints, in their order."""
+        keys = list(keys)
+        picked = [self.rows[key] for key in keys]
+        parts = (part[picked] for part in (self.clip, self.dino, self.style))
+        return Views({key: row for row, key in enumerate(keys)}, *parts)
+
+    def joined(self, others: "Views") -> "Views":
+        """These and those of other pictures."""
+        rows = self.rows | {key: len(self.rows) + row for key, row in others.rows.items()}
+        pairs = zip(
+            (self.clip, self.dino, self.style),
+            (others.clip, others.dino, others.style),
+            strict=True,
+        )
+        return Views(rows, *(np.concatenate(pair) for pair in pairs))
 
 
 def fingerprint(picture: Image.Image) -> str:

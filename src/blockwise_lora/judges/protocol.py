@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 
 from blockwise_lora.judges.bootstrap import DRAWS, LEVEL, Interval, interval
-from blockwise_lora.judges.panel import Panel
+from blockwise_lora.judges.panel import Panel, Views
 from blockwise_lora.judges.samples import (
     COPY,
     Question,
@@ -111,12 +111,21 @@ def judge(
     samples: Sequence[Sample],
     questions: Sequence[Question],
     references: References,
+    known: Views | None = None,
 ) -> Judged:
-    """Score generated pictures and their anchors; the arguments are those of `evaluate`."""
+    """Score generated pictures and their anchors.
+
+    Args:
+        panel: the judges.
+        samples: base pictures and generated ones, as in `evaluate`.
+        questions: by prompt index.
+        references: what the adapters learned from.
+        known: what the judges saw of some of the pictures before.
+    """
     anchors = real_samples(questions, references) + style_picture_samples(questions)
     truths = [q.truth for q in questions if q.truth is not None]
     shown = [sample.picture for sample in (*anchors, *samples)]
-    views = panel.look([*shown, *truths, *references.character, *references.style])
+    views = panel.look([*shown, *truths, *references.character, *references.style], known)
     copies = copy_samples(questions, references, samples, views)
     texts = panel.clip.texts([question.text for question in questions])
     return score_samples([*anchors, *copies, *samples], questions, references, views, texts)

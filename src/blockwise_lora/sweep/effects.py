@@ -19,6 +19,9 @@ from blockwise_lora.judges.samples import Row
 from blockwise_lora.judges.scores import Judged
 
 SCORES = ("identity", "style", "prompt")
+SMALLEST_EFFECT = 0.02
+"""The smallest effect that matters. The more pictures, the smaller the effects that are outside
+chance; a fiftieth of the way from base to real pictures is too little to choose a mask by."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class Agreement:
         correlation: Spearman's rank correlation over the masks; NaN below three masks or where one
             side does not vary.
         n: masks that were tried both ways.
-        contradicted: masks whose two effects differ in sign, both outside chance.
+        contradicted: masks whose two effects differ in sign, both outside chance and large enough
+            to matter.
     """
 
     score: str
@@ -68,8 +72,16 @@ def effects(
     }
 
 
+def matters(by: Interval, smallest: float = SMALLEST_EFFECT) -> bool:
+    """Whether an effect is both outside chance and large enough to act on."""
+    return by.excludes_zero and abs(by.mean) >= smallest
+
+
 def agreement(
-    score: str, trained: Mapping[str, Interval], ablated: Mapping[str, Interval]
+    score: str,
+    trained: Mapping[str, Interval],
+    ablated: Mapping[str, Interval],
+    smallest: float = SMALLEST_EFFECT,
 ) -> Agreement:
     """Compare the two kinds of effect on one score.
 
@@ -77,6 +89,7 @@ def agreement(
         score: its name.
         trained: mask to the effect of training with it.
         ablated: mask to the effect of switching the rest of the full adapter off.
+        smallest: effect that matters.
     """
     masks = [
         mask
@@ -87,8 +100,8 @@ def agreement(
     contradicted = tuple(
         mask
         for mask in masks
-        if trained[mask].excludes_zero
-        and ablated[mask].excludes_zero
+        if matters(trained[mask], smallest)
+        and matters(ablated[mask], smallest)
         and trained[mask].mean * ablated[mask].mean < 0
     )
     return Agreement(score, spearman(a, b), len(masks), contradicted)

@@ -14,7 +14,14 @@ from blockwise_lora.judges.panel import Panel
 from blockwise_lora.judges.protocol import BootstrapConfig, judge
 from blockwise_lora.judges.samples import BASE, Question, References, Row, Sample
 from blockwise_lora.judges.scores import Judged
-from blockwise_lora.sweep.effects import SCORES, Agreement, agreement, effects, scaled
+from blockwise_lora.sweep.effects import (
+    SCORES,
+    SMALLEST_EFFECT,
+    Agreement,
+    agreement,
+    effects,
+    scaled,
+)
 from blockwise_lora.sweep.frontier import pareto
 from blockwise_lora.sweep.studies import CONCEPTS, FULL, Concept, Pair
 
@@ -58,6 +65,7 @@ class Outcome:
             at 0 and the pictures learned from at 1.
         effects: row, then score, to the difference to the full pair, likewise.
         agreements: how far ablation foretold training, by concept and score.
+        smallest_effect: that matters.
     """
 
     study: str
@@ -67,6 +75,7 @@ class Outcome:
     scores: Mapping[Row, Mapping[str, Interval]]
     effects: Mapping[Row, Mapping[str, Interval]]
     agreements: Mapping[Concept, tuple[Agreement, ...]]
+    smallest_effect: float = SMALLEST_EFFECT
 
     @property
     def frontier(self) -> tuple[Pair, ...]:
@@ -96,6 +105,7 @@ def assess(
     questions: Sequence[Question],
     references: References,
     bootstrap: BootstrapConfig,
+    smallest_effect: float = SMALLEST_EFFECT,
 ) -> Outcome:
     """Judge every picture of a sweep in one go.
 
@@ -107,6 +117,7 @@ def assess(
         questions: by prompt index.
         references: what the adapters learned from.
         bootstrap: how intervals are made.
+        smallest_effect: that matters.
 
     Raises:
         ValueError: the full pair is missing.
@@ -129,7 +140,8 @@ def assess(
         ablated=pairs["ablated"],
         scores={row: _intervals(judged, row, bootstrap) for row in rows},
         effects=found,
-        agreements={c: _agreements(c, found, pairs["trained"]) for c in CONCEPTS},
+        agreements={c: _agreements(c, found, pairs["trained"], smallest_effect) for c in CONCEPTS},
+        smallest_effect=smallest_effect,
     )
 
 
@@ -146,7 +158,10 @@ def _intervals(judged: Judged, row: Row, bootstrap: BootstrapConfig) -> dict[str
 
 
 def _agreements(
-    concept: Concept, found: Mapping[Row, Mapping[str, Interval]], pairs: Sequence[Pair]
+    concept: Concept,
+    found: Mapping[Row, Mapping[str, Interval]],
+    pairs: Sequence[Pair],
+    smallest: float,
 ) -> tuple[Agreement, ...]:
     """Over the pairs in which this concept's mask alone varies."""
     other = "style" if concept == "character" else "character"
@@ -160,4 +175,4 @@ def _agreements(
         rows = {mask: row_of(pair, kind) for mask, pair in alone.items()}
         return {mask: found[row][score] for mask, row in rows.items() if row in found}
 
-    return tuple(agreement(s, side("trained", s), side("ablated", s)) for s in SCORES)
+    return tuple(agreement(s, side("trained", s), side("ablated", s), smallest) for s in SCORES)

@@ -8,8 +8,9 @@ they depend on, so a sweep that goes on samples nothing twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
@@ -63,13 +64,17 @@ class Stack:
     entries: Mapping[str, Entry]
     cuts: Mapping[str, Mapping[str, int]]
 
-    def adapter(self, concept: str) -> Adapter:
+    def adapter(self, concept: str, read: Callable[[Entry], Adapter] = Entry.read) -> Adapter:
         """A concept's adapter, as it acts here.
+
+        Args:
+            concept: whose.
+            read: from an entry to its adapter.
 
         Raises:
             AdapterError: it is missing or damaged.
         """
-        whole = self.entries[concept].read()
+        whole = read(self.entries[concept])
         ranks = self.cuts.get(concept)
         return whole if ranks is None else cut_down(whole, ranks)
 
@@ -115,6 +120,13 @@ def cut_down(adapter: Adapter, ranks: Mapping[str, int]) -> Adapter:
     return replace(adapter, updates=kept)
 
 
+def joined(parts: Iterable[SampleSet]) -> SampleSet:
+    """Pictures of one stack that were sampled apart."""
+    parts = list(parts)
+    rows = (row for part in parts for row in part.rows)
+    return SampleSet(tuple(rows), tuple(p for part in parts for p in part.pictures))
+
+
 @dataclass(frozen=True)
 class Studio:
     """Samples stacks, and remembers them on disk.
@@ -128,6 +140,15 @@ class Studio:
     base: BaseModel
     brief: Brief
     folder: Path
+    # Most stacks have an adapter in common with the one before: the full one, whole or cut down.
+    _read: Callable[[Entry], Adapter] = field(
+        default_factory=lambda: lru_cache(maxsize=2)(Entry.read), repr=False, compare=False
+    )
+
+    @cached_property
+    def _model(self) -> Base:
+        """The model that is merged for; its layers are the same ones for every stack."""
+        return Base.of(self.base.unet, *self.base.text_encoders)
 
     def base_samples(self) -> SampleSet:
         """The base model's own pictures: where every score starts from."""
@@ -150,7 +171,7 @@ class Studio:
         key = configuration_hash(made_of=made_of, brief=asdict(self.brief), base=self.base.sha256)
         folder = self.folder / key[:16]
         if not folder.is_dir():
-            adapters = {c: stack.adapter(c) for c in CONCEPTS} if stack else {}
+            adapters = {c: stack.adapter(c, self._read) for c in CONCEPTS} if stack else {}
             with lending(self.base, {c: adapter.word for c, adapter in adapters.items()}):
                 samples = sample_conditions(
                     self.base,
@@ -172,6 +193,6 @@ class Studio:
         return merge(
             [Weighted(adapter) for adapter in adapters],
             Sum(),
-            base=Base.of(self.base.unet, *self.base.text_encoders),
+            base=self._model,
             bake=self.base.dtype == torch.float32,
         )

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from math import isnan
-from statistics import mean
+from dataclasses import dataclass
+from statistics import mean, median
 
 import optuna
 
-from blockwise_lora.errors import UserError
-from blockwise_lora.judges.protocol import judge
-from blockwise_lora.judges.samples import BASE, Question, Row, Sample
+from blockwise_lora.judges.samples import Question
 from blockwise_lora.sweep.candidates import Candidate, Space, everything, shared_out
-from blockwise_lora.sweep.effects import effects, scaled
-from blockwise_lora.sweep.outcome import Outcome, Tried, assess, row_of
-from blockwise_lora.sweep.pictures import Brief, Studio
-from blockwise_lora.sweep.search import (
-    OBJECTIVES,
-    Guess,
-    affordable,
-    promising,
-    recommend,
-    screen,
-)
+from blockwise_lora.sweep.effects import effects
+from blockwise_lora.sweep.gallery import Gallery
+from blockwise_lora.sweep.outcome import Outcome, row_of
+from blockwise_lora.sweep.pictures import Brief
+from blockwise_lora.sweep.search import Guess, affordable, promising, recommend, screen
 from blockwise_lora.sweep.sensitivity import gradient_norms, needs, pulls_apart
 from blockwise_lora.sweep.studies import CONCEPTS, FULL, Pair, skip
 from blockwise_lora.sweep.workshop import Workshop
-
-log = logging.getLogger(__name__)
 
 FULL_PAIR = Pair(FULL, FULL)
 MASK_PRICE = 0.5
@@ -113,7 +101,8 @@ class Search:
         budget: Budget,
     ) -> None:
         self.shop, self.space, self.study = shop, space, study
-        self.brief, self.questions, self.budget = brief, tuple(questions), budget
+        self.brief, self.budget = brief, budget
+        self.gallery = Gallery(shop, brief, questions)
 
     def run(self, confirm: Brief, questions: Sequence[Question]) -> Found:
         """Search, then confirm.
@@ -130,12 +119,15 @@ class Search:
         began = time.monotonic()
         self.shop.train([FULL_PAIR])
         unit = mean(self.shop.entry(c, FULL).cost.seconds for c in CONCEPTS)
-        left, screening = (self.budget.trainings - 2) * unit, time.monotonic()
-        self._screen(screening + left * self.budget.screening)
-        left -= time.monotonic() - screening
+        # Two that the bank had have their price all the same.
+        spent = max(time.monotonic() - began, 2 * unit)
+        ends = time.monotonic() + self.budget.trainings * unit - spent
+        a_look = self._screen(ends)
         screened = promising(self.study, self.space)
-        price = left / (unit * MASK_PRICE)
-        finalists = affordable(screened, lambda c, mask: self.shop.entry(c, mask).trained, price)
+        price, left = unit * MASK_PRICE, ends - time.monotonic()
+        finalists = affordable(
+            screened, lambda c, m: self.shop.entry(c, m).trained, left / price, a_look / price
+        )
         trained = self._train(finalists[: self.budget.finalists])
         seconds = time.monotonic() - began
         best = recommend(trained).candidate.pair
@@ -148,18 +140,28 @@ class Search:
             seconds=seconds,
         )
 
-    def _screen(self, until: float) -> None:
-        half = replace(self.brief, seeds=self.brief.seeds[: max(1, len(self.brief.seeds) // 2)])
-        quick, whole = self.shop.studio(half), self.shop.studio(self.brief)
+    def _screen(self, ends: float) -> float:
+        """Look at candidates for a share of the time that is left.
+
+        Args:
+            ends: when the whole search should.
+
+        Returns:
+            Seconds that sampling and judging all pictures of a candidate takes.
+        """
+        until = time.monotonic() + (ends - time.monotonic()) * self.budget.screening
+        halves: list[float] = []
 
         def look(candidate: Candidate, only_half: bool) -> tuple[float, float, float]:
-            studio = quick if only_half else whole
-            samples = studio.samples(self.shop.ablated(candidate.pair))
-            return self._score(studio, Tried(candidate.pair, "ablated", samples))
+            began = time.monotonic()
+            scores = self.gallery.scores(self.gallery.ablated(candidate.pair, only_half))
+            if only_half:
+                halves.append(time.monotonic() - began)
+            return scores
 
         first = [
             everything(self.space),
-            shared_out(self.space, self._needs(quick)),
+            shared_out(self.space, self._needs()),
             shared_out(self.space, self._pulls()),
         ]
         tried = len(set(first))
@@ -170,19 +172,14 @@ class Search:
             look,
             lambda n: n >= tried and time.monotonic() > until,
         )
+        return 2 * median(halves or [0.0])
 
-    def _needs(self, studio: Studio) -> dict[str, float]:
+    def _needs(self) -> dict[str, float]:
         """From switching each block off in either full adapter."""
         pairs = [FULL_PAIR, *self._skips()]
-        rows = {pair: row_of(pair, "ablated") for pair in pairs}
-        samples = [
-            Sample(rows[pair], r.prompt_index, r.seed, picture)
-            for pair in pairs
-            for r, picture in studio.samples(self.shop.ablated(pair))
-        ]
-        judged = self._judge(studio, samples)
-        found = effects(judged, rows.values(), rows[FULL_PAIR], self.shop.bootstrap)
-        return needs(found, self._blocks)
+        judged = self.gallery.judged([self.gallery.ablated(p, only_half=True) for p in pairs])
+        rows = [row_of(pair, "ablated") for pair in pairs]
+        return needs(effects(judged, rows, rows[0], self.shop.bootstrap), self._blocks)
 
     def _pulls(self) -> dict[str, float]:
         """From how hard either lesson pulls at each block before anything is learned."""
@@ -199,57 +196,23 @@ class Search:
 
     def _outcome(self, trained: Sequence[Pair]) -> Outcome:
         """Everything on the search's own pictures; most of them were sampled before."""
-        studio = self.shop.studio(self.brief)
-        tried = self._tried(studio, trained)
-        tried += [Tried(p, "ablated", studio.samples(self.shop.ablated(p))) for p in self._skips()]
-        return self._assess("search", tried, studio, self.questions)
+        pairs = dict.fromkeys((FULL_PAIR, *trained))
+        tried = [self.gallery.trained(pair) for pair in pairs]
+        tried += [self.gallery.ablated(pair) for pair in self._skips()]
+        return self.gallery.outcome("search", tried)
 
     def _confirm(self, pair: Pair, brief: Brief, questions: Sequence[Question]) -> Outcome:
-        studio = self.shop.studio(brief)
-        return self._assess("confirmation", self._tried(studio, [pair]), studio, questions)
-
-    def _tried(self, studio: Studio, pairs: Sequence[Pair]) -> list[Tried]:
-        """The full pair and others, trained."""
-        return [
-            Tried(p, "trained", studio.samples(self.shop.trained(p)))
-            for p in dict.fromkeys((FULL_PAIR, *pairs))
-        ]
+        elsewhere = Gallery(self.shop, brief, questions)
+        pairs = dict.fromkeys((FULL_PAIR, pair))
+        return elsewhere.outcome("confirmation", [elsewhere.trained(p) for p in pairs])
 
     def _train(self, guesses: Sequence[Guess]) -> list[Guess]:
         """Train the finalists in as few passes as may be, and score them."""
         candidates = {guess.candidate.pair: guess.candidate for guess in guesses}
-        studio, trained = self.shop.studio(self.brief), []
-        for pair in self.shop.train(list(candidates)):
-            made = Tried(pair, "trained", studio.samples(self.shop.trained(pair)))
-            trained.append(Guess(candidates[pair], self._score(studio, made)))
-        return trained
-
-    def _score(self, studio: Studio, tried: Tried) -> tuple[float, float, float]:
-        samples = [
-            Sample(tried.row, r.prompt_index, r.seed, picture) for r, picture in tried.samples
+        return [
+            Guess(candidates[pair], self.gallery.scores(self.gallery.trained(pair)))
+            for pair in self.shop.train(list(candidates))
         ]
-        judged = self._judge(studio, samples)
-        scores = tuple(float(scaled(judged, tried.row, s).values.mean()) for s in OBJECTIVES)
-        if any(map(isnan, scores)):
-            raise UserError(
-                "sweep.search: the judges do not tell the pictures learned from from the base "
-                "model's own, so there is no scale to search on. Add pictures, sample more per "
-                "prompt, or name other judges."
-            )
-        return scores
-
-    def _judge(self, studio: Studio, samples: Sequence[Sample]):
-        base = [
-            Sample(Row(BASE), r.prompt_index, r.seed, picture)
-            for r, picture in studio.base_samples()
-        ]
-        return judge(self.shop.panel, base + list(samples), self.questions, self.shop.references)
-
-    def _assess(
-        self, name: str, tried: Sequence[Tried], studio: Studio, questions: Sequence[Question]
-    ) -> Outcome:
-        shop, base = self.shop, studio.base_samples()
-        return assess(name, tried, base, shop.panel, questions, shop.references, shop.bootstrap)
 
 
 def _kept_apart(search: Brief, confirm: Brief) -> None:

@@ -131,21 +131,25 @@ def promising(study: optuna.Study, space: Space) -> list[Guess]:
 
 
 def affordable(
-    guesses: Sequence[Guess], trained: Callable[[Concept, str], bool], masks: float
+    guesses: Sequence[Guess],
+    trained: Callable[[Concept, str], bool],
+    masks: float,
+    a_look: float = 0.0,
 ) -> list[Guess]:
-    """The most promising candidates whose masks can be paid for, one that costs something at least.
+    """The most promising candidates that can be paid for, one that needs a training at least.
 
     Args:
         guesses: best first.
         trained: whether a concept's mask needs no training any more.
         masks: how many may be trained; one that several candidates share counts once.
+        a_look: price of a candidate's pictures and scores, in trainings of a mask.
     """
     chosen: list[Guess] = []
     wanted: set[tuple[Concept, str]] = set()
     for guess in guesses:
         own = {(c, getattr(guess.candidate.pair, c)) for c in CONCEPTS}
         more = wanted | {(c, mask) for c, mask in own if not trained(c, mask)}
-        if len(more) <= masks or not wanted:
+        if len(more) + a_look * (len(chosen) + 1) <= masks or not wanted:
             chosen, wanted = [*chosen, guess], more
     return chosen
 

@@ -13,6 +13,7 @@ from blockwise_lora.judges.panel import Panel
 from blockwise_lora.judges.protocol import BootstrapConfig
 from blockwise_lora.judges.samples import Question, References
 from blockwise_lora.sweep.bank import Bank, Entry, Lesson, Trainer, TrainHere, train_missing
+from blockwise_lora.sweep.effects import SMALLEST_EFFECT
 from blockwise_lora.sweep.outcome import Outcome, Tried, assess
 from blockwise_lora.sweep.pictures import Brief, Stack, Studio, ablated_stack, trained_stack
 from blockwise_lora.sweep.studies import CONCEPTS, FULL, TEXT, Concept, Pair, Study, shown_blocks
@@ -32,6 +33,7 @@ class Workshop:
         bank: trained adapters.
         pictures: folder of sampled pictures.
         bootstrap: how intervals are made.
+        smallest_effect: of a mask that matters.
         at_once: adapters in a training pass.
         trainer: who trains: this process, or workers elsewhere.
         on_trained: called for each new adapter.
@@ -44,6 +46,7 @@ class Workshop:
     bank: Bank
     pictures: Path
     bootstrap: BootstrapConfig
+    smallest_effect: float = SMALLEST_EFFECT
     at_once: int = 8
     trainer: Trainer = field(default_factory=TrainHere)
     on_trained: Callable[[Entry], None] = lambda _: None
@@ -121,4 +124,5 @@ def run_study(shop: Workshop, study: Study, brief: Brief, questions: Sequence[Qu
     log.info("%s: pictures of %d pairs", study.name, len(pairs) + len(single))
     tried = [Tried(p, "trained", studio.samples(shop.trained(p))) for p in pairs]
     tried += [Tried(p, "ablated", studio.samples(shop.ablated(p))) for p in single]
-    return assess(study.name, tried, base, shop.panel, questions, shop.references, shop.bootstrap)
+    about = shop.references, shop.bootstrap, shop.smallest_effect
+    return assess(study.name, tried, base, shop.panel, questions, *about)

@@ -1,5 +1,7 @@
 """The page of an invented sweep whose truth is known: mid carries identity, out3 style."""
 
+from dataclasses import replace
+
 import pytest
 from PIL import Image
 
@@ -55,13 +57,19 @@ def test_without_evidence_the_sentence_says_so():
     assert "No single block" in tell(heat)[0] and "not tried" in tell(heat)[1]
 
 
-def test_what_rounds_to_nothing_is_neither_told_nor_signed():
+def test_what_is_too_small_to_matter_is_not_told():
     rows = (("character", "identity"), ("style", "style"))
-    small, large = Interval(-0.004, -0.006, -0.002, 4), Interval(-0.2, -0.3, -0.1, 4)
+    small, large = Interval(-0.018, -0.02, -0.016, 4), Interval(-0.2, -0.3, -0.1, 4)
     heat = HeatMap("x", ("in0", "mid"), rows, {rows[0]: (small, large), rows[1]: (small, small)})
     told = tell(heat)
     assert told[0].startswith("The character's adapter loses identity most without mid (-0.20)")
-    assert "in0" not in told[0] and "No single block" in told[1]
+    assert told[0].endswith("without in0 nothing changes that matters.")
+    assert "No single block" in told[1] and "outside chance and 0.02 or more" in told[1]
+    strict = tell(replace(heat, smallest=0.01))
+    assert "in0 (-0.02)" in strict[0] and "in0 (-0.02)" in strict[1]
+
+
+def test_what_rounds_to_nothing_has_no_sign():
     assert [signed(x) for x in (-0.004, 0.004, -0.005, 0.25)] == ["0.00", "0.00", "-0.01", "+0.25"]
 
 

@@ -47,21 +47,23 @@ class BakedModel:
         """`apply` for a while: at the end the model has its own weights again, to the bit."""
         base = Base.of(denoiser, *text_encoders)
         own = {module: base.weight(module).clone() for module in self.weights}
-        self.apply(denoiser, *text_encoders)
+        self._put(base)
         try:
             yield
         finally:
             for module, weight in own.items():
                 base.weight(module).copy_(weight)
 
-    @torch.no_grad()
     def apply(self, denoiser: nn.Module, *text_encoders: nn.Module) -> None:
         """Change a model's weights. Adapters attached to it stay, and act on top.
 
         Raises:
             MergeError: the model is of another structure, or in half precision.
         """
-        base = Base.of(denoiser, *text_encoders)
+        self._put(Base.of(denoiser, *text_encoders))
+
+    @torch.no_grad()
+    def _put(self, base: Base) -> None:
         for module, weight in self.weights.items():
             target = base.weight(module)
             if target.shape != weight.shape:

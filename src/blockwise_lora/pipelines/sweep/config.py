@@ -59,6 +59,9 @@ class SweepConfig:
     pictures_per_prompt: int = 2
     first_seed: int = 10_000
     """Of the study's noise."""
+    smallest_effect: float = 0.02
+    """Of a mask that matters: what is smaller is not called a contradiction, and no sentence of the
+    page names it, even outside chance."""
     search: SearchConfig = field(default_factory=SearchConfig)
     ray: RayConfig | None = None
     """Where passes are trained as Ray tasks; null: here, one after the other."""
@@ -72,6 +75,8 @@ class SweepConfig:
             for name in ("at_once", "pictures_per_prompt")
             if getattr(self, name) < 1
         ]
+        if not self.smallest_effect >= 0:
+            mistakes.append(f"smallest_effect is at least 0, not {self.smallest_effect}")
         if mistakes:
             raise ValueError("\n".join(mistakes))
 

@@ -49,6 +49,7 @@ def open_workshop(
         bank=Bank(bank),
         pictures=pictures,
         bootstrap=judging.bootstrap_config(),
+        smallest_effect=config.smallest_effect,
         at_once=config.at_once,
         trainer=trainer_of(config, parameters),
     )

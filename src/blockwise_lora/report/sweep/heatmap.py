@@ -10,16 +10,13 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
 from blockwise_lora.judges.bootstrap import Interval
-from blockwise_lora.sweep.effects import SCORES
+from blockwise_lora.sweep.effects import SCORES, SMALLEST_EFFECT, matters
 from blockwise_lora.sweep.outcome import Kind, Outcome, row_of
 from blockwise_lora.sweep.studies import CONCEPTS, FULL, TEXT, Concept, Pair, skip
 
 FULL_COLOUR = {"identity": 0.2, "style": 0.2, "prompt": 0.05}
 """The least effect that may have the strongest colour: small ones stay pale even among themselves.
 Identity and style are shares of the way from base to real pictures, prompt is a cosine."""
-WORTH_TELLING = 0.01
-"""The least loss of identity or style that a sentence names: smaller ones may be outside chance and
-still matter to nobody."""
 COLOURS = "RdBu"
 """Red: the pair is worse off without; blue: it is better off; also told apart in grey by number."""
 
@@ -34,12 +31,14 @@ class HeatMap:
             where they were tried.
         rows: concept and score of each row.
         cells: row to one effect a block; None where it was not tried.
+        smallest: effect that matters.
     """
 
     title: str
     blocks: tuple[str, ...]
     rows: tuple[tuple[Concept, str], ...]
     cells: Mapping[tuple[Concept, str], tuple[Interval | None, ...]]
+    smallest: float = SMALLEST_EFFECT
 
     @classmethod
     def skipping(cls, outcome: Outcome, blocks: Sequence[str], kind: Kind = "trained") -> HeatMap:
@@ -68,7 +67,7 @@ class HeatMap:
         rows = tuple((concept, score) for concept in CONCEPTS for score in SCORES)
         blocks = [b for b in blocks if b != TEXT or any(effect(c, b, s) for c, s in rows)]
         cells = {(c, s): tuple(effect(c, block, s) for block in blocks) for c, s in rows}
-        return cls(title, tuple(blocks), rows, cells)
+        return cls(title, tuple(blocks), rows, cells, outcome.smallest_effect)
 
     @property
     def empty(self) -> bool:
@@ -76,7 +75,7 @@ class HeatMap:
         return not any(by for row in self.cells.values() for by in row)
 
     def draw(self) -> Figure:
-        """A figure; effects within chance are printed in grey, the others bold."""
+        """A figure; effects that matter are bold, the others grey."""
         means = np.array(
             [[np.nan if by is None else by.mean for by in self.cells[row]] for row in self.rows]
         )
@@ -91,7 +90,8 @@ class HeatMap:
         axes.imshow(shades, cmap=COLOURS, norm=TwoSlopeNorm(0, -1.4, 1.4), aspect="auto")
         for i, row in enumerate(self.rows):
             for j, by in enumerate(self.cells[row]):
-                _write(axes, j, i, by, dark=abs(shades[i, j]) > 0.6)
+                sure = by is not None and matters(by, self.smallest)
+                _write(axes, j, i, by, sure, dark=abs(shades[i, j]) > 0.6)
         axes.set_xticks(range(len(self.blocks)), self.blocks)
         axes.set_yticks(range(len(self.rows)), [f"{c}'s adapter: {s}" for c, s in self.rows])
         axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
@@ -112,11 +112,10 @@ def signed(value: float) -> str:
     return "0.00" if abs(value) < 0.005 else f"{value:+.2f}"
 
 
-def _write(axes, x: int, y: int, by: Interval | None, dark: bool) -> None:
+def _write(axes, x: int, y: int, by: Interval | None, sure: bool, dark: bool) -> None:
     if by is None or np.isnan(by.mean):
         axes.text(x, y, "–", ha="center", va="center", color="#8a939e")
         return
-    sure = by.excludes_zero and signed(by.mean) != "0.00"
     strong, faint = ("#ffffff", "#f0f2f4") if dark else ("#14171b", "#5c6673")
     axes.text(
         x,
@@ -132,7 +131,7 @@ def _write(axes, x: int, y: int, by: Interval | None, dark: bool) -> None:
 
 
 def tell(heat: HeatMap) -> list[str]:
-    """What the map shows beyond chance, one sentence for each adapter and its own score."""
+    """What the map shows that matters, one sentence for each adapter and its own score."""
     own: tuple[tuple[Concept, str], ...] = (("character", "identity"), ("style", "style"))
     return [_sentence(heat, concept, score) for concept, score in own]
 
@@ -144,19 +143,19 @@ def _sentence(heat: HeatMap, concept: Concept, score: str) -> str:
         if by is not None
     ]
     sure = sorted(
-        (x for x in known if x[1].high < 0 and x[1].mean <= -WORTH_TELLING),
+        (x for x in known if x[1].mean < 0 and matters(x[1], heat.smallest)),
         key=lambda x: x[1].mean,
     )
-    idle = [block for block, by in known if not by.excludes_zero]
+    idle = [block for block, by in known if not matters(by, heat.smallest)]
     if not known:
         return f"The {concept}'s adapter was not tried without single blocks."
     if not sure:
         return (
             f"No single block is missed by the {concept}'s adapter: no loss of {score} is both "
-            f"outside chance and {WORTH_TELLING} or more."
+            f"outside chance and {heat.smallest:g} or more."
         )
     named = ", ".join(f"{block} ({signed(by.mean)})" for block, by in sure[:3])
-    rest = f"; without {_listed(idle)} nothing changes beyond chance" if idle else ""
+    rest = f"; without {_listed(idle)} nothing changes that matters" if idle else ""
     return f"The {concept}'s adapter loses {score} most without {named}{rest}."
 
 
