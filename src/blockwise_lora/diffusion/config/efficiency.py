@@ -17,7 +17,7 @@ class EfficiencyConfig:
     offload: bool = False
     """CUDA: move text encoder and VAE to the host's memory once everything is encoded."""
     compile: bool = False
-    """Let PyTorch compile the U-Net's blocks: some minutes at the start, faster steps after that.
-    Needs a C++ compiler, and on CUDA triton."""
+    """Let PyTorch compile the U-Net's blocks, which takes some minutes at the start. For long
+    trainings on a GPU; needs a C++ compiler, and on CUDA triton."""
     deterministic: bool = False
     """CUDA: only kernels that give the same bits in each run; slower."""
