@@ -76,6 +76,7 @@ class Distinct:
     def __init__(self, blocks: BlockMap, spec: AdapterSpec) -> None:
         self._blocks, self._spec = blocks, spec
         self._named: dict[tuple, str] = {}
+        self._names: dict[str, str | None] = {}
 
     def name(self, mask: str) -> str | None:
         """The first mask seen that makes the same adapter; None if there is nothing to adapt.
@@ -83,6 +84,11 @@ class Distinct:
         Raises:
             MaskError: the mask is malformed or names a block that the model lacks.
         """
+        if mask not in self._names:
+            self._names[mask] = self._first(mask)
+        return self._names[mask]
+
+    def _first(self, mask: str) -> str | None:
         spec = replace(self._spec, blocks=mask)
         spec.mask.ranks(self._blocks, 1)  # mistakes of the user are errors, empty blocks are not
         try:
@@ -158,7 +164,9 @@ def own_study(
         MaskError: a mask is malformed or does not fit the model.
         UserError: nothing is left.
     """
-    distinct = {"character": Distinct(blocks, character), "style": Distinct(blocks, style)}
+    specs = {"character": replace(character, blocks=FULL), "style": replace(style, blocks=FULL)}
+    known = {spec.to_json(): Distinct(blocks, spec) for spec in specs.values()}
+    distinct = {concept: known[spec.to_json()] for concept, spec in specs.items()}
     kept = {}
     for pair in pairs:
         names = [
