@@ -11,13 +11,14 @@ from blockwise_lora.imagesets.images import ImageSet
 from blockwise_lora.imagesets.report import CurationReport
 from blockwise_lora.imagesets.screening import Verdict
 
-TILE, MARGIN, COLUMNS, LINES, LINE, HEAD = 112, 8, 8, 4, 13, 26
+TILE, MARGIN, COLUMNS, LINES, LINE, HEAD = 112, 8, 8, 6, 13, 26
+LETTERS = 19  # in a line, as a rule
 Ink = tuple[int, int, int]
-INK, GREY, RED = (20, 20, 20), (225, 225, 225), (176, 32, 32)
+INK, GREY, RED, ORANGE = (20, 20, 20), (225, 225, 225), (176, 32, 32), (190, 100, 0)
 
 
 def contact_sheet(images: ImageSet, report: CurationReport, limit: int = 80) -> Image.Image:
-    """Draw the sheet.
+    """Draw the sheet; what was kept with a flag comes first, with the flag in orange.
 
     Args:
         images: the curated set.
@@ -28,16 +29,25 @@ def contact_sheet(images: ImageSet, report: CurationReport, limit: int = 80) -> 
     Returns:
         RGB, 8 tiles wide.
     """
+    flags = {verdict.file: verdict.flags for verdict in report.kept}
+    flagged = sum(map(bool, flags.values()))
+    shown = sorted(images.pictures, key=lambda picture: not flags.get(picture.source))[:limit]
     kept = [
-        tile(picture.open(), picture.caption, picture.file_name, INK)
-        for picture in images.pictures[:limit]
+        tile(
+            picture.open(),
+            picture.source or picture.file_name,
+            *((flag, ORANGE) for flag in flags.get(picture.source, ())),
+            (picture.caption, INK),
+        )
+        for picture in shown
     ]
     dropped = [
-        tile(original(report.root, verdict), _why(verdict), verdict.file, RED)
+        tile(original(report.root, verdict), verdict.file, (_why(verdict), RED))
         for verdict in report.dropped[:limit]
     ]
+    words = "kept" + (f" ({flagged} of them flagged)" if flagged else "")
     sections = [
-        (_heading("kept", len(images), len(kept)), kept),
+        (_heading(words, len(images), len(kept)), kept),
         (_heading("dropped", len(report.dropped), len(dropped)), dropped),
     ]
     width = COLUMNS * (TILE + MARGIN) + MARGIN
@@ -67,7 +77,7 @@ def _tile_height() -> int:
     return TILE + LINES * LINE + 2
 
 
-def tile(image: Image.Image | None, text: str, name: str, ink: Ink) -> Image.Image:
+def tile(image: Image.Image | None, name: str, *texts: tuple[str, Ink]) -> Image.Image:
     """A picture with its name and words below it; a cross where there is no picture."""
     canvas = Image.new("RGB", (TILE, _tile_height()), "white")
     draw = ImageDraw.Draw(canvas)
@@ -82,15 +92,25 @@ def tile(image: Image.Image | None, text: str, name: str, ink: Ink) -> Image.Ima
         size = tuple(max(1, round(side * scale)) for side in image.size)
         canvas.paste(image.resize(size, method), tuple((TILE - side) // 2 for side in size))
     font = ImageFont.load_default(11)
-    wrapped = [*textwrap.wrap(name, 19)[:1], *textwrap.wrap(text, 19)]
-    for number, line in enumerate(wrapped[:LINES]):
-        draw.text((0, TILE + 1 + number * LINE), line, INK if number == 0 else ink, font)
+    lines = [(_shortened(name), INK)]
+    lines += [(line, ink) for text, ink in texts for line in textwrap.wrap(text, LETTERS)]
+    for number, (line, ink) in enumerate(lines[:LINES]):
+        draw.text((0, TILE + 1 + number * LINE), line, ink, font)
     return canvas
+
+
+def _shortened(name: str) -> str:
+    """The file's own name in one line: its folder left out, then its middle."""
+    name = name.rpartition("/")[2]
+    half = LETTERS // 2
+    return name if len(name) <= LETTERS else f"{name[: half - 1]}…{name[-half:]}"
 
 
 def _why(verdict: Verdict) -> str:
     number = "" if verdict.number is None else f" ({verdict.number:g})"
-    return f"{verdict.reason}{number}: {verdict.detail}"
+    # Whose copy it is says more than how it was measured.
+    rest = f" of {_shortened(verdict.twin)}" if verdict.twin else f": {verdict.detail}"
+    return f"{verdict.reason}{number}{rest}"
 
 
 def original(folder: Path, verdict: Verdict) -> Image.Image | None:

@@ -98,7 +98,7 @@ def decode(
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise DecodeError(path, "unreadable", f"{error.strerror}; check the file") from error
-        words = " ".join(f"{type(error).__name__} {error}".split())[:200]
+        words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         detail = f"truncated or corrupt ({words}); export it again"
         raise DecodeError(path, "damaged", detail) from error
 

@@ -24,6 +24,7 @@ def histograms(report: CurationReport) -> Image.Image:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(9, 6.2), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
@@ -32,6 +33,7 @@ def histograms(report: CurationReport) -> Image.Image:
         values = [_values(verdicts, number) for verdicts in groups.values()]
         axes.hist(values, bins=24, stacked=True, label=list(groups), color=["#3b6ea5", "#b02020"])
         axes.set(xlabel=name, ylabel="pictures")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(fontsize=8)
     figure.suptitle(report.folder, fontsize=9)
     canvas.draw()
@@ -53,7 +55,7 @@ def duplicate_sheet(report: CurationReport, limit: int = 40) -> Image.Image:
         if verdict.twin:
             copies.setdefault(verdict.twin, []).append(verdict)
     rows = [_row(report, name, found) for name, found in list(copies.items())[:limit]]
-    blank = tile(None, "", "no copies were found", INK)
+    blank = tile(None, "no copies found")
     width = COLUMNS * (blank.width + MARGIN) + MARGIN
     height = max(len(rows), 1) * (blank.height + MARGIN) + MARGIN
     sheet = Image.new("RGB", (width, height), "white")
@@ -71,8 +73,8 @@ def _values(verdicts: Sequence[Verdict], number) -> list[float]:
 
 def _row(report: CurationReport, name: str, found: Sequence[Verdict]) -> list[Image.Image]:
     first = next(verdict for verdict in report.verdicts if verdict.file == name)
-    row = [tile(original(report.root, first), f"kept, {first.width}x{first.height}", name, INK)]
+    row = [tile(original(report.root, first), name, (f"kept, {first.width}x{first.height}", INK))]
     for verdict in found[: COLUMNS - 1]:
         words = f"{verdict.reason} ({verdict.number:g}), {verdict.width}x{verdict.height}"
-        row.append(tile(original(report.root, verdict), words, verdict.file, RED))
+        row.append(tile(original(report.root, verdict), verdict.file, (words, RED)))
     return row

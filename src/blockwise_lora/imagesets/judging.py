@@ -111,7 +111,8 @@ def _marked(
     )
     scores = np.round(marks.score, 2)
     warnings = [
-        f"the judge cannot tell {kind} in these pictures ({area:.2f} of 1), so none is looked for"
+        f"the judge cannot tell {kind} in these pictures ({area:.2f} of 1), or many carry it: "
+        "none is looked for"
         for kind, area in marks.unsure.items()
     ]
     found = [
@@ -136,7 +137,6 @@ def _alike(verdicts: list[Verdict], vectors: np.ndarray, config: CurationConfig)
                 twin = result[earlier[0]].file
                 detail = f"the judge cannot tell it from {twin} (curation.checks.alike.limit)"
                 number = round(float(cosines[earlier[0]]), 4)
-                result[index] = result[index].judged("alike", number, detail, config.checks.alike)
-                if not result[index].kept:
-                    result[index] = replace(result[index], twin=twin)
+                found = result[index].judged("alike", number, detail, config.checks.alike)
+                result[index] = replace(found, twin=twin) if found != result[index] else found
     return result

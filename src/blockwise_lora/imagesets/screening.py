@@ -19,7 +19,7 @@ class Verdict:
         number: the number behind the reason, in the unit that `detail` names.
         detail: the reason in words, and the remedy.
         flags: what was found fault with though it was kept, with its number.
-        twin: the picture that it is a copy of.
+        twin: the picture that it is a copy of, or that the judge cannot tell it from.
         decision: a person's, `keep` or `drop`; empty where nobody decided.
         notes: what was changed on the way in, such as "rotated by EXIF".
         width: of the original in pixels, upright; None where it could not be decoded.
