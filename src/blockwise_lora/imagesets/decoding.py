@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -228,15 +228,22 @@ def _srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Image.
         plain = _grey_or_cmyk(image, space)
     if profile:
         try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            if "srgb" not in ImageCms.getProfileDescription(source).lower():
-                target = ImageCms.createProfile("sRGB")
-                converted = ImageCms.profileToProfile(plain, source, target, outputMode="RGB")
+            transform = _to_srgb(profile, plain.mode)
+            if transform is not None:
+                converted = ImageCms.applyTransform(plain, transform)
                 notes.append("ICC profile to sRGB")
                 return converted
         except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
             notes.append("unusable ICC profile ignored")
     return plain.convert("RGB")
+
+
+@lru_cache(maxsize=8)  # a camera's pictures have one profile, and making ready for it takes long
+def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    if "srgb" in ImageCms.getProfileDescription(source).lower():
+        return None
+    return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
 
 
 def _grey_or_cmyk(image: Image.Image, space: str) -> Image.Image:

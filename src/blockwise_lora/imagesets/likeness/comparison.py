@@ -115,7 +115,7 @@ def roughly_registered(
         be: on so coarse a grid each place is the mean of four, and differences shrink.
     """
     a, b = smoothed(halved(images)), smoothed(halved(templates))
-    transforms, score = register(a, b, starts, steps=4)
+    transforms, score = register(a, b, starts, steps=2)
     moved, inside = warp(a[:, None], transforms)
     seen = (inside & interior(a.shape[1])).astype(np.float32)
     return transforms, score, _least_local(moved[:, 0], b.reshape(len(b), -1), seen)
