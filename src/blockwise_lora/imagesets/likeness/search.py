@@ -18,6 +18,7 @@ _CORRELATION = 0.92  # of two views after rough registration; copies reach 0.98,
 _NOTHING = (
     3.0  # of 255; what differs no more needs no correlation, which is noise where it is plain
 )
+_COLUMNS = 8192  # vectors that others are multiplied with at once: 16 MB
 _PARTNERS = 24  # candidates compared for one picture, the most similar first
 _AT_ONCE = 512  # pairs whose vectors are compared at once
 _FEW = 32  # pairs that are laid over each other at once: their pixels stay in the processor's cache
@@ -231,11 +232,11 @@ def _candidates(
     new: _Vectors, old: _Vectors, mirrored: bool, limits: Limits, later_only: bool = False
 ) -> _Pairs:
     """Pairs whose vectors are near each other; of two pictures the nearest views alone."""
-    cosine = new.values @ old.values.T
+    first, second, cosine = _near(new.values, old.values, limits.similarity)
     if later_only:
-        cosine[new.owner[:, None] <= old.owner] = -1
-    first, second = np.divmod(np.flatnonzero(cosine >= limits.similarity), max(len(old.owner), 1))
-    order = np.argsort(-cosine[first, second], kind="stable")
+        later = new.owner[first] > old.owner[second]
+        first, second, cosine = first[later], second[later], cosine[later]
+    order = np.lexsort((second, first, -cosine))
     first, second = first[order], second[order]
     pairs = np.stack([new.owner[first], old.owner[second]], axis=1)
     once = np.sort(np.unique(pairs, axis=0, return_index=True)[1])
@@ -246,3 +247,16 @@ def _candidates(
         rank.append(seen[owner])
     once = once[np.array(rank, int) < _PARTNERS]
     return _Pairs(new, old, first[once], second[once], mirrored)
+
+
+def _near(
+    one: np.ndarray, other: np.ndarray, limit: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of both whose cosine is at least `limit`, and that; few columns in memory at a time."""
+    found = []
+    for start in range(0, max(len(other), 1), _COLUMNS):
+        cosine = one @ other[start : start + _COLUMNS].T
+        rows, columns = np.divmod(np.flatnonzero(cosine >= limit), max(cosine.shape[1], 1))
+        found.append((rows, columns + start, cosine[rows, columns]))
+    rows, columns, cosine = zip(*found, strict=True)
+    return np.concatenate(rows), np.concatenate(columns), np.concatenate(cosine)
