@@ -55,6 +55,16 @@ def test_latents_are_drawn_from_the_moments_and_noised(base, v_base, images, kin
     torch.testing.assert_close(batch.weight, weight / 4)
 
 
+def test_the_loss_is_the_one_that_was_chosen(base, images):
+    cached = CachedSet.of(base, images)
+    values = []
+    for loss in (LossConfig("mse"), LossConfig("huber"), LossConfig("huber", huber_delta=0.01)):
+        batch = Batch.of(base, cached, dataclasses.replace(CONFIG, loss=loss), 0)
+        values.append((batch.loss(batch.wanted + 1) / batch.weight.sum()).item())
+    # Of an error of 1: its square, and 2 d (sqrt(1 + d^2) - d).
+    assert values == pytest.approx([1.0, 0.2 * (1.01**0.5 - 0.1), 0.02 * (1.0001**0.5 - 0.01)])
+
+
 def test_a_picture_has_other_latents_each_time(base, images):
     """At the lowest noise level x_t is nearly x_0: what differs is the VAE's own deviation."""
     still = dataclasses.replace(CONFIG, noise=NoiseConfig(lowest=0.0, highest=0.001))

@@ -67,12 +67,15 @@ def counting(monkeypatch):
     return backend
 
 
-def test_a_compiled_training_learns_the_same(base, images):
+def test_a_compiled_training_learns_the_same(base, images, monkeypatch):
+    """With the real compiler, which takes 10 s for each part: one will do."""
+    parts = compiling._parts
+    monkeypatch.setattr(compiling, "_parts", lambda unet: parts(unet)[-1:])
     model, specs = small(base, attention=False), [AdapterSpec("all", "locon", 2)]
     plain = losses(model, images, EAGER, specs)
     before = counters["stats"]["unique_graphs"]
     fast = losses(model, images, COMPILED, specs)
-    assert counters["stats"]["unique_graphs"] - before == 3, "one resnet down, two up"
+    assert counters["stats"]["unique_graphs"] - before == 1
     assert fast == pytest.approx(plain, rel=1e-4) and fast[-1] != plain[0]
     assert not any("forward" in vars(module) for module in model.unet.modules())
 
@@ -98,7 +101,7 @@ def test_adapters_in_one_pass_share_a_compiled_prefix(
 
 
 def test_methods_without_factors_are_compiled_too(base, images, counting):
-    model, specs = small(base, attention=True), [AdapterSpec("out0", "loha", 2)]
+    model, specs = small(base, attention=False), [AdapterSpec("out0", "loha", 2, conv=True)]
     once, compiled = (dataclasses.replace(config, steps=1) for config in (EAGER, COMPILED))
     plain = losses(model, images, once, specs)
     assert losses(model, images, compiled, specs) == pytest.approx(plain, rel=1e-4)

@@ -52,9 +52,11 @@ def test_class_pictures_are_the_bases_own_and_are_kept(base, images, tmp_path, p
     with class_pictures(base, images, with_prior(PICTURES), tmp_path) as third:
         assert third.sha256 == first.sha256
     assert sum(painted) == 6, "kept"
-    seeded = dataclasses.replace(with_prior(PICTURES), seed=1)
-    with class_pictures(base, images, seeded, tmp_path) as other:
-        assert other.sha256 != first.sha256
+    changes = ({"sampling_steps": 3}, {"guidance_scale": 2.0})
+    others = [with_prior(dataclasses.replace(PICTURES, **change)) for change in changes]
+    for config in (dataclasses.replace(with_prior(PICTURES), seed=1), *others):
+        with class_pictures(base, images, config, tmp_path) as other:
+            assert other.sha256 != first.sha256, config
 
 
 def test_none_are_painted_unless_asked(base, images, painted):
