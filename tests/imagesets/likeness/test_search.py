@@ -178,6 +178,14 @@ def test_what_has_little_contrast_is_found_again(photo):
     assert found(faint, encoded(faint, format="JPEG", quality=80)) is not None
 
 
+def test_a_marked_sky_is_found_again():
+    """Where little is to be seen, the mark draws the registration away."""
+    y, x = np.mgrid[:160, :160] / 160
+    sky = np.stack([100 + 20 * y, 140 + 20 * y + 15 * x, 200 + 8 * y], axis=2)
+    sky = Image.fromarray(np.rint(sky).astype(np.uint8))
+    assert found(sky, marked(sky)) is not None
+
+
 def test_limits_are_checked():
     with pytest.raises(ValueError, match=r"similarity is above 0.*\n.*spread is 0 to 1"):
         Limits(similarity=0, spread=2)

@@ -152,6 +152,9 @@ def compare(
     """
     image, template = planes(images), planes(templates)
     transforms = _registered(brightness(image), brightness(template), starts)
+    # Where little is to be seen, registration may wander: without movement the two may be one.
+    certain = _fits(transforms, extents, limits)
+    transforms = np.where(certain[:, None, None], transforms, np.eye(2, 3, dtype=np.float32))
     moved, inside = warp(image, transforms)
     n, side = len(image), image.shape[-1]
     seen = inside & interior(side)
@@ -159,11 +162,13 @@ def compare(
     drawing = seen & ~on_paper(moved, target)
     moved, target = _as_sharp(tinted(moved, target, seen, untinted), target, seen, side)
     residue = (target - moved) * seen[:, None]
+    local = _local(brightness(residue), side)
+    certain |= local <= limits.local / 2
     return Difference(
-        local=_local(brightness(residue), side),
+        local=local,
         colour=_colour(residue, drawing, side),
         spread=_spread(residue, drawing, side),
-        fits=_fits(transforms, extents, limits),
+        fits=_fits(transforms, extents, limits) & certain,
     )
 
 
