@@ -130,4 +130,7 @@ def test_the_parameters_of_every_environment_fit(env):
     assert ranks == RANKS[env]
     combination = typed(CombinationConfig, given["combination"], "combination")
     assert combination.pictures_per_prompt >= 1
+    guidance = combination.sampling.guidance_scale
+    assert made.config.validation.guidance_scale == made.config.prior.guidance_scale == guidance
+    assert made.config.trigger_embedding.learning_rate >= made.config.learning_rate
     assert parse_prompts(given["prompts"])
