@@ -102,8 +102,8 @@ def tile(image: Image.Image | None, name: str, *texts: tuple[str, Ink]) -> Image
 def _shortened(name: str) -> str:
     """The file's own name in one line: its folder left out, then its middle."""
     name = name.rpartition("/")[2]
-    half = LETTERS // 2
-    return name if len(name) <= LETTERS else f"{name[: half - 1]}…{name[-half:]}"
+    half = LETTERS // 2 - 1
+    return name if len(name) <= LETTERS else f"{name[:half]}…{name[-half:]}"
 
 
 def _why(verdict: Verdict) -> str:
