@@ -119,3 +119,15 @@ def test_one_seed_is_half_and_whole(shop):
     one = Gallery(shop, dataclasses.replace(BRIEF, seeds=(4,)), QUESTIONS)
     half, whole = (one.ablated(CUT, only_half=flag).samples for flag in (True, False))
     assert half.rows == whole.rows == joined([half]).rows and len(half) == 2
+
+
+def test_where_base_pictures_are_as_good_as_real_ones_the_plain_score_is_compared(gallery, caplog):
+    """A search must not end for it: candidates still differ."""
+    tried = gallery.ablated(FULL_PAIR)
+    judged = gallery.judged([tried])
+    judged.scales["identity"] = dataclasses.replace(judged.scales["identity"], error=1e9)
+    gallery.judged = lambda tried: judged
+    plain = judged.scores(tried.row, "identity").values.mean()
+    assert gallery.scores(tried)[0] == pytest.approx(plain)
+    gallery.scores(tried)
+    assert caplog.text.count("the judge of identity") == 1

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from math import isnan
 
 from blockwise_lora.diffusion.samples import SampleSet
-from blockwise_lora.errors import UserError
 from blockwise_lora.judges.panel import Views
 from blockwise_lora.judges.protocol import judge
 from blockwise_lora.judges.samples import BASE, Question, Row, Sample
@@ -19,6 +19,8 @@ from blockwise_lora.sweep.pictures import Brief, Stack, joined
 from blockwise_lora.sweep.search import OBJECTIVES
 from blockwise_lora.sweep.studies import Pair
 from blockwise_lora.sweep.workshop import Workshop
+
+log = logging.getLogger(__name__)
 
 
 class Gallery:
@@ -35,6 +37,7 @@ class Gallery:
 
     def __init__(self, shop: Workshop, brief: Brief, questions: Sequence[Question]) -> None:
         self.shop, self.questions = shop, tuple(questions)
+        self._without_scale: set[str] = set()
         half = max(1, len(brief.seeds) // 2)
         parts = (brief.seeds[:half], brief.seeds[half:])
         self._studios = [shop.studio(replace(brief, seeds=seeds)) for seeds in parts if seeds]
@@ -53,34 +56,36 @@ class Gallery:
         return Tried(pair, "ablated", self.pictures(self.shop.ablated(pair), only_half))
 
     def scores(self, tried: Tried) -> tuple[float, float, float]:
-        """Means of OBJECTIVES.
+        """Means of OBJECTIVES: base pictures at 0 and real ones at 1, where these differ.
 
-        Raises:
-            UserError: the judges have no scale for identity or style.
+        Where the base model's own pictures are as like the concept as its real ones, there is no
+        such scale, and the judge's own score has to do: candidates still differ in it.
         """
         judged = self.judged([tried])
-        found = tuple(float(scaled(judged, tried.row, s).values.mean()) for s in OBJECTIVES)
-        if any(map(isnan, found)):
-            raise UserError(
-                "sweep.search: the judges do not tell the pictures learned from from the base "
-                "model's own, so there is no scale to search on. Add pictures, sample more per "
-                "prompt, or name other judges."
+        return tuple(self._mean(judged, tried.row, score) for score in OBJECTIVES)
+
+    def _mean(self, judged: Judged, row: Row, score: str) -> float:
+        mean = float(scaled(judged, row, score).values.mean())
+        if not isnan(mean):
+            return mean
+        if score not in self._without_scale:
+            self._without_scale.add(score)
+            log.warning(
+                "sweep.search: the judge of %s does not tell the pictures learned from from the "
+                "base model's own, so its plain score is compared. More pictures_per_prompt, or "
+                "other judges, may give it a scale.",
+                score,
             )
-        return found
+        return float(judged.scores(row, score).values.mean())
 
     def judged(self, tried: Sequence[Tried]) -> Judged:
-        """Candidates' pictures beside the base pictures of the same seeds."""
+        """Candidates' pictures beside all base pictures, which the scale is read from."""
         samples = [
             Sample(t.row, r.prompt_index, r.seed, picture)
             for t in tried
             for r, picture in t.samples
         ]
-        seeds = {sample.seed for sample in samples}
-        base = [
-            Sample(Row(BASE), r.prompt_index, r.seed, picture)
-            for r, picture in self._base
-            if r.seed in seeds
-        ]
+        base = [Sample(Row(BASE), r.prompt_index, r.seed, picture) for r, picture in self._base]
         shop = self.shop
         return judge(shop.panel, base + samples, self.questions, shop.references, self._seen)
 
