@@ -11,17 +11,24 @@ The processes are copies of this one, which has imported everything and done not
 take longer than what is tested here.
 """
 
+import importlib
 import os
 import signal
 import sys
 
-import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 from kedro.framework.cli import main
-from kedro.framework.session import KedroSession  # noqa: F401
 
-from blockwise_lora import tracking  # noqa: F401
-from blockwise_lora.diffusion import checkpoints, trained  # noqa: F401
+from blockwise_lora.diffusion import checkpoints
 from blockwise_lora.diffusion.learner import Learner
+
+WANTED_LATER = """
+    diffusers.models.unets.unet_2d_condition diffusers.models.autoencoders.autoencoder_kl
+    diffusers.schedulers.scheduling_ddpm transformers.models.clip.modeling_clip
+    transformers.models.clip.tokenization_clip peft.tuners.lora mlflow mlflow.data
+    mlflow.store.tracking.sqlalchemy_store kedro.framework.session kedro_datasets.pandas
+    kedro_viz.integrations.kedro.hooks blockwise_lora.tracking blockwise_lora.diffusion.trained
+    blockwise_lora.datasets.image_set blockwise_lora.pipeline_registry
+"""
 
 
 def killing(function, number, before=lambda *arguments: None):
@@ -58,6 +65,8 @@ def run(output: str, moment: str, number: int, command: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    for module in WANTED_LATER.split():
+        importlib.import_module(module)
     for line in sys.stdin:
         output, moment, number, *command = line.split()
         child = os.fork()
