@@ -15,13 +15,13 @@ from blockwise_lora.imagesets.likeness.tint import same_paper
 # photographs of little contrast less.
 _ALIGNED = 0.9
 _CORRELATION = 0.92  # of two views after rough registration; copies reach 0.98, marked ones 0.92
-_NOTHING = (
-    3.0  # of 255; what differs no more needs no correlation, which is noise where it is plain
-)
+_NOTHING = 3.0  # of 255; what differs no more may be too plain for a correlation
 _COLUMNS = 8192  # vectors that others are multiplied with at once: 16 MB
 _PARTNERS = 24  # candidates compared for one picture, the most similar first
 _AT_ONCE = 512  # pairs whose vectors are compared at once
-_FEW = 32  # pairs that are laid over each other at once: their pixels stay in the processor's cache
+# Pairs that are laid over each other at once, at half their side and in full: so many that Python
+# does not count, so few that their pixels stay in the processor's cache.
+_COARSE, _FINE = 96, 24
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,7 @@ class _Pairs:
     mirrored: bool
 
     def batches(self) -> "list[_Pairs]":
-        parts = (slice(n, n + _AT_ONCE) for n in range(0, len(self.first), _AT_ONCE))
-        return [self.taken(part) for part in parts]
+        return [self.taken(part) for part in _parts(len(self.first), _AT_ONCE)]
 
     def taken(self, rows: np.ndarray | slice) -> "_Pairs":
         return _Pairs(self.new, self.old, self.first[rows], self.second[rows], self.mirrored)
@@ -184,33 +183,43 @@ class Search:
             new = replace(new, views=new.views[:, :, ::-1], whole=new.whole[:, :, ::-1])
         cosine, starts = aligned(new.tangents[new.rows], old.tangents[old.rows])
         rows = np.flatnonzero(cosine >= _ALIGNED)
-        found = []
-        for begin in range(0, len(rows), _FEW):
-            few = rows[begin : begin + _FEW]
-            found += self._laid_over(new, old, few, starts[few])
+        rows, starts = self._roughly_alike(new, old, rows, starts[rows])
         copies, originals = pairs.owners
         return [
-            (int(copies[row]), Match(int(originals[row]), difference)) for row, difference in found
+            (int(copies[row]), Match(int(originals[row]), difference))
+            for row, difference in self._alike(new, old, rows, starts)
         ]
 
-    def _laid_over(
+    def _roughly_alike(
+        self, new: _Side, old: _Side, rows: np.ndarray, starts: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Which of some pairs may be copies, and how they are moved."""
+        kept = np.zeros(len(rows), bool)
+        for part in _parts(len(rows), _COARSE):
+            a, b = new.rows[rows[part]], old.rows[rows[part]]
+            found = roughly_registered(new.luma[a], old.luma[b], starts[part])
+            starts[part], correlation, least = found
+            alike = (correlation >= _CORRELATION) | (least <= _NOTHING)
+            kept[part] = alike & (least <= self._limits.local)
+        return rows[kept], starts[kept]
+
+    def _alike(
         self, new: _Side, old: _Side, rows: np.ndarray, starts: np.ndarray
     ) -> list[tuple[int, float]]:
         """Which of some pairs are copies, and how different they are."""
-        a, b = new.rows[rows], old.rows[rows]
-        starts, correlation, least = roughly_registered(new.luma[a], old.luma[b], starts)
-        alike = (correlation >= _CORRELATION) | (least <= _NOTHING)
-        near = np.flatnonzero(alike & (least <= self._limits.local))
-        if not len(near):
-            return []
-        a, b, rows = a[near], b[near], rows[near]
-        extents = np.stack([new.extent[a], old.extent[b]], axis=1)
-        untinted = same_paper(new.whole[a], old.whole[b])
-        difference = compare(
-            new.views[a], old.views[b], starts[near], extents, untinted, self._limits
-        )
-        within = np.flatnonzero(difference.within(self._limits))
-        return [(int(rows[n]), float(difference.local[n])) for n in within]
+        found = []
+        for part in _parts(len(rows), _FINE):
+            a, b = new.rows[rows[part]], old.rows[rows[part]]
+            extents = np.stack([new.extent[a], old.extent[b]], axis=1)
+            untinted = same_paper(new.whole[a], old.whole[b])
+            difference = compare(
+                new.views[a], old.views[b], starts[part], extents, untinted, self._limits
+            )
+            within = difference.within(self._limits)
+            found += zip(
+                rows[part][within].tolist(), difference.local[within].tolist(), strict=True
+            )
+        return found
 
     def _side(self, vectors: _Vectors, rows: np.ndarray) -> _Side:
         once, inverse = np.unique(rows, return_inverse=True)
@@ -260,3 +269,7 @@ def _near(
         found.append((rows, columns + start, cosine[rows, columns]))
     rows, columns, cosine = zip(*found, strict=True)
     return np.concatenate(rows), np.concatenate(columns), np.concatenate(cosine)
+
+
+def _parts(count: int, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, count, size)]
