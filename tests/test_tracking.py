@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from blockwise_lora.tracking import Tracker, flatten, invocation_name, store_folder
 
@@ -72,6 +73,19 @@ def test_a_variant_s_record(project, tmp_path):
     assert len(curve) == 1200
     assert [a.path for a in record.client.list_artifacts(run)] == ["comparison", "samples"]
     assert record.client.get_run(record.parent).data.tags["invocation"] == "its one"
+
+
+def test_a_picture_is_an_artifact_and_in_the_chart_once_however_often_it_is_recorded(project):
+    record = tracker(project, "pictures")
+    run = record.start("mid", {})
+    for colour in ("red", "blue"):
+        record.log_picture(run, Image.new("RGB", (8, 8), colour), "samples")
+    charted = [file.path for file in record.client.list_artifacts(run, "images")]
+    assert len([path for path in charted if path.endswith(".png")]) == 1
+    assert "images/samples" in charted[0]
+    with Image.open(record.client.download_artifacts(run, "samples.png")) as picture:
+        assert picture.getpixel((0, 0)) == (0, 0, 255)
+    record.close()
 
 
 def test_runs_of_one_invocation_share_a_parent(project):

@@ -6,6 +6,7 @@ import logging
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ class Recorder:
         """
         last_parts = {name.split(".")[-1] for name in outputs}
         if not last_parts.intersection(VARIANT_RESULTS):
-            self._tracker.set_tags(self._tracker.parent, self._origin())
+            self._tracker.set_tags(self._tracker.parent, self._origin)
             return
         tags = self._adapter_tags(self._variant) if "adapter" not in last_parts else {}
         found = self._tracker.find(self._variant, tags, here=True) if tags else None
@@ -58,7 +59,7 @@ class Recorder:
             self._run = found
             self._tracker.resume(found)
         else:
-            self._run = self._tracker.start(self._variant, tags | self._origin())
+            self._run = self._tracker.start(self._variant, tags | self._origin)
         self._tracker.log_parameters(self._run, flatten(self._relevant()))
         self._tracker.set_tags(self._run, self._input_tags())
 
@@ -138,7 +139,7 @@ class Recorder:
             tags = self._adapter_tags(variant)
             if tags:  # else it was never trained
                 runs[variant] = self._tracker.find(variant, tags) or self._tracker.start(
-                    variant, tags | self._origin() | {"note": "trained without a record"}
+                    variant, tags | self._origin | {"note": "trained without a record"}
                 )
         return runs
 
@@ -155,14 +156,14 @@ class Recorder:
             self._tracker.resume(run)
         else:
             tags = {**record.tags, "sweep.key": record.key}
-            run = self._tracker.start(record.name, tags | self._origin())
+            run = self._tracker.start(record.name, tags | self._origin)
             for concept, losses in record.losses.items():
                 self._tracker.log_series(run, f"{concept}.loss", enumerate(losses, 1))
             for concept, folder in record.adapters.items():
                 self._tracker.log_path(run, folder, f"adapters/{concept}")
         self._tracker.log_parameters(run, flatten(record.parameters))
         self._tracker.log_scores(run, record.scores)
-        self._tracker.log_picture(run, record.sheet, "samples.png")
+        self._tracker.log_picture(run, record.sheet, "samples")
 
     def _relevant(self) -> dict[str, Any]:
         """The parameters of this run: without the other variants and without pretraining."""
@@ -197,6 +198,7 @@ class Recorder:
             tags["base_model.sha256"] = hash_path(base)
         return tags
 
+    @cached_property
     def _origin(self) -> dict[str, str]:
         """The code's commit and the libraries' versions."""
         versions = {f"version.{name}": importlib.metadata.version(name) for name in LIBRARIES}

@@ -203,17 +203,19 @@ class Tracker:
 
     def log_series(self, run_id: str, name: str, points: Iterable[tuple[int, float]]) -> None:
         """Record a curve: (step, value) pairs."""
+        self._log_values(run_id, ((name, step, value) for step, value in points))
+
+    def log_scores(self, run_id: str, scores: Mapping[str, float]) -> None:
+        """Record single values, all in one call: each call costs a transaction or a request."""
+        self._log_values(run_id, ((name, 0, value) for name, value in scores.items()))
+
+    def _log_values(self, run_id: str, values: Iterable[tuple[str, int, float]]) -> None:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        metrics = [Metric(name, float(value), now, int(step)) for step, value in points]
+        metrics = [Metric(name, float(value), now, int(step)) for name, step, value in values]
         for start in range(0, len(metrics), 1000):  # MLflow's limit for one call
             self.client.log_batch(run_id, metrics=metrics[start : start + 1000])
-
-    def log_scores(self, run_id: str, scores: Mapping[str, float]) -> None:
-        """Record single values."""
-        for name, value in scores.items():
-            self.log_series(run_id, name, [(0, value)])
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set or change tags."""
@@ -228,8 +230,10 @@ class Tracker:
             self.client.log_artifact(run_id, str(path), folder)
 
     def log_picture(self, run_id: str, picture: Any, name: str) -> None:
-        """Record a Pillow picture as an artifact that MLflow's page shows."""
-        self.client.log_image(run_id, picture, artifact_file=name)
+        """Record a Pillow picture as an artifact, and for the chart that puts runs side by side."""
+        self.client.log_image(run_id, picture, artifact_file=f"{name}.png")
+        if not self.client.list_artifacts(run_id, "images"):  # MLflow would keep each one
+            self.client.log_image(run_id, picture, key=name, step=0)
 
     def close(self, status: str = "FINISHED") -> None:
         """End the runs that are open. A second call does nothing."""

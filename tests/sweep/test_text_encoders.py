@@ -72,7 +72,7 @@ def test_masks_with_the_text_encoder_are_trained_drawn_and_shown(shop, study):
     }
     assert len(set(map(tuple, pictures.values()))) == 4, "what the text encoder learned is drawn"
 
-    ranks = {r.name: r.parameters["character"]["rank_of"] for r in mask_records(shop, outcome)}
+    ranks = {r.name: r.parameters["character"]["rank_of"] for r in mask_records(shop, outcome, str)}
     assert ranks["character: base"]["base"] == 2 and ranks["character: mid"]["base"] == 0
     cost = {mask: shop.entry("character", mask).cost for mask in ("all", "all+base")}
     assert cost["all+base"].memory_bytes > cost["all"].memory_bytes

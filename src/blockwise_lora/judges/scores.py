@@ -17,6 +17,7 @@ of the pictures right in identity and the other half in style is no combination.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -73,11 +74,19 @@ class Judged:
     @property
     def rows(self) -> tuple[Row, ...]:
         """Rows in the order of their first picture."""
-        return tuple(dict.fromkeys(sample.row for sample in self.samples))
+        return tuple(self._places)
+
+    @cached_property
+    def _places(self) -> dict[Row, list[int]]:
+        """Row to the places of its pictures."""
+        places: dict[Row, list[int]] = {}
+        for i, sample in enumerate(self.samples):
+            places.setdefault(sample.row, []).append(i)
+        return places
 
     def scores(self, row: Row, score: str) -> Scores:
         """One row's values of one score, by prompt and seed."""
-        mine = [i for i, sample in enumerate(self.samples) if sample.row == row]
+        mine = self._places.get(row, [])
         prompts = sorted({self.samples[i].prompt for i in mine})
         seeds = sorted({self.samples[i].seed for i in mine})
         table = np.full((len(prompts), len(seeds)), np.nan)

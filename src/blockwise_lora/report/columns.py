@@ -32,8 +32,8 @@ def comparison_columns(
         return Column(title, tuple(shown.get((row, i)) for i in range(count)), note, apart)
 
     columns = [
-        Column("Character's pictures", _in_turn(references.character, count), "learned from"),
-        Column("Style's pictures", _in_turn(references.style, count), "learned from"),
+        Column("Character's pictures", in_turn(references.character, count), "learned from"),
+        Column("Style's pictures", in_turn(references.style, count), "learned from"),
         column("Base model", Row(BASE), "no adapter", apart=True),
     ]
     if variants:
@@ -50,7 +50,7 @@ def comparison_columns(
     return [c for c in columns if any(picture is not None for picture in c.pictures)]
 
 
-def _in_turn(pictures: tuple[Image.Image, ...], count: int) -> tuple[Image.Image, ...]:
+def in_turn(pictures: tuple[Image.Image, ...], count: int) -> tuple[Image.Image, ...]:
     """A different picture in each row, spread over the whole set."""
     step = max(1, len(pictures) // count)
     return tuple(pictures[i * step % len(pictures)] for i in range(count))

@@ -65,9 +65,10 @@ def effects(
     against: Row,
     bootstrap: BootstrapConfig,
 ) -> dict[Row, dict[str, Interval]]:
-    """The effect of every row on every score."""
+    """The effect of every row on every score, and on identity and style at once (`combined`)."""
+    scores = [*SCORES, *(["combined"] if "combined" in judged.values else [])]
     return {
-        row: {score: effect(judged, row, against, score, bootstrap) for score in SCORES}
+        row: {score: effect(judged, row, against, score, bootstrap) for score in scores}
         for row in rows
     }
 

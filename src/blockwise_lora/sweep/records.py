@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from blockwise_lora.judges.bootstrap import Interval
 from blockwise_lora.parameters import asdict
@@ -29,7 +31,7 @@ class MaskRecord:
         scores: score to mean; `effect.<score>` against the full pair.
         losses: concept to the loss of every step, of the masks that vary.
         adapters: concept to the adapter's folder, likewise.
-        sheet: the pair's pictures, as PNG files in a folder; None where there are none.
+        sheet: the pair's pictures.
     """
 
     name: str
@@ -39,15 +41,23 @@ class MaskRecord:
     scores: Mapping[str, float]
     losses: Mapping[str, tuple[float, ...]]
     adapters: Mapping[str, Path]
-    sheet: Any
+    sheet: Image.Image
 
 
-def mask_records(shop: Workshop, outcome: Outcome) -> list[MaskRecord]:
-    """One record for each trained pair, in the order of the study."""
-    return [_record(shop, outcome, pair) for pair in outcome.trained]
+def mask_records(
+    shop: Workshop, outcome: Outcome, draw: Callable[[Pair], Image.Image]
+) -> list[MaskRecord]:
+    """One record for each trained pair, in the order of the study.
+
+    Args:
+        shop: where the adapters are.
+        outcome: what was found.
+        draw: a pair's sheet of pictures.
+    """
+    return [_record(shop, outcome, pair, draw(pair)) for pair in outcome.trained]
 
 
-def _record(shop: Workshop, outcome: Outcome, pair: Pair) -> MaskRecord:
+def _record(shop: Workshop, outcome: Outcome, pair: Pair, sheet: Image.Image) -> MaskRecord:
     entries = {c: shop.entry(c, getattr(pair, c)) for c in CONCEPTS}
     varied = [c for c in CONCEPTS if getattr(pair, c) != FULL] or list(CONCEPTS)
     tags = {f"mask.{c}": getattr(pair, c) for c in CONCEPTS}
@@ -60,7 +70,7 @@ def _record(shop: Workshop, outcome: Outcome, pair: Pair) -> MaskRecord:
         scores=_means(outcome, pair),
         losses={c: entries[c].losses for c in varied},
         adapters={c: entries[c].folder for c in varied},
-        sheet=_sheet(outcome, pair),
+        sheet=sheet,
     )
 
 
@@ -83,19 +93,6 @@ def _means(outcome: Outcome, pair: Pair) -> dict[str, float]:
     scores = {s: by.mean for s, by in outcome.scores[row].items()}
     scores |= {f"effect.{s}": by.mean for s, by in outcome.effects[row].items()}
     return {name: mean for name, mean in scores.items() if not math.isnan(mean)}
-
-
-def _sheet(outcome: Outcome, pair: Pair):
-    from PIL import Image
-
-    mine = [s for s in outcome.judged.samples if s.row == row_of(pair)]
-    prompts = sorted({s.prompt for s in mine})
-    seeds = sorted({s.seed for s in mine})
-    side = mine[0].picture.width
-    sheet = Image.new("RGB", (side * len(seeds), side * len(prompts)), "white")
-    for s in mine:
-        sheet.paste(s.picture, (side * seeds.index(s.seed), side * prompts.index(s.prompt)))
-    return sheet
 
 
 def to_json(outcome: Outcome, found: Found | None = None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from blockwise_lora.blocks.structure import BlockMap
@@ -51,7 +52,7 @@ class Workshop:
     trainer: Trainer = field(default_factory=TrainHere)
     on_trained: Callable[[Entry], None] = lambda _: None
 
-    @property
+    @cached_property
     def blocks(self) -> BlockMap:
         """Of the base model, its text encoders included."""
         return self.base.blocks

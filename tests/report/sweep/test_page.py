@@ -8,8 +8,10 @@ from PIL import Image
 from blockwise_lora.blocks.structure import BlockMap
 from blockwise_lora.judges.bootstrap import Interval
 from blockwise_lora.report.sweep.heatmap import HeatMap, signed, tell
-from blockwise_lora.report.sweep.page import SweepReport, picture_grid, render, svg
+from blockwise_lora.report.sweep.page import SweepReport, render, svg, verdict
 from blockwise_lora.sweep.bank import Cost
+from blockwise_lora.sweep.outcome import Outcome, row_of
+from blockwise_lora.sweep.studies import Pair
 from invented_sweep import FULL, invented
 
 
@@ -32,11 +34,52 @@ def report(loaded_tiny_base) -> SweepReport:
 def test_the_first_words_say_which_blocks_and_the_command_does_it(report):
     page = render(report)
     text = page[page.index("<body>") : page.index("<h2>")]
-    assert "<code>mid</code>" in text and "<code>out3</code>" in text
+    lead = " ".join(text[text.index('class="lead"') : text.index("</p>")].split())
+    assert "Train the character on mid alone and the style on out3 alone." in lead
     assert "character.blocks=mid,style.blocks=out3" in text
     assert text.count('class="character on"') == 1 and text.count('class="style on"') == 1
     assert "Cat &lt;in&gt; OpenMoji" in page and "<in>" not in page
     assert "12,345" in page and "67 kB" in page and "4.2 MB" in page
+
+
+def test_a_mask_that_words_do_not_fit_is_written_as_it_is(report):
+    samples = dict.fromkeys(("character", "style"), "all+mid:4")
+    assert report.drawn(samples["style"]).words is None
+    pair = replace(report, outcome=one_pair(Interval(0.3, 0.1, 0.4, 6), "all+mid:4"))
+    assert "<code>all+mid:4</code>" in render(pair)[: render(pair).index("<h2>")]
+
+
+def one_pair(combined: Interval, mask: str = "mid") -> Outcome:
+    """The invented sweep, whose best pair is another one, and as much better than the full pair."""
+    outcome, best = invented(), Pair(mask, "out3")
+    renamed = {p: best if p == Pair("mid", "out3") else p for p in outcome.trained}
+    rows = {row_of(old): row_of(new) for old, new in renamed.items()}
+    samples = tuple(replace(s, row=rows[s.row]) for s in outcome.judged.samples)
+    effects = {rows[row]: by for row, by in outcome.effects.items()}
+    effects[row_of(best)] = effects[row_of(best)] | {"combined": combined}
+    return replace(
+        outcome,
+        judged=replace(outcome.judged, samples=samples),
+        trained=tuple(renamed.values()),
+        scores={rows[row]: by for row, by in outcome.scores.items()},
+        effects=effects,
+    )
+
+
+def test_the_verdict_says_whether_a_mask_is_worth_it():
+    best = Pair("mid", "out3")
+    said = {
+        by: verdict(one_pair(by), best)
+        for by in (
+            Interval(0.3, 0.1, 0.4, 6),
+            Interval(0.3, -0.1, 0.4, 6),
+            Interval(0.01, 0.005, 0.015, 6),
+            Interval(-0.3, -0.4, -0.1, 6),
+        )
+    }
+    words = ["together are better", "no better than", "no better than", "together are worse"]
+    assert all(word in text for word, text in zip(words, said.values(), strict=True))
+    assert verdict(one_pair(Interval(0, 0, 0, 6)), FULL).startswith("No pair of masks did better")
 
 
 def test_it_needs_nothing_from_elsewhere(report):
@@ -76,12 +119,6 @@ def test_what_rounds_to_nothing_has_no_sign():
 def test_figures_are_the_same_bytes_each_time(report):
     first, second = (svg(report.figures["skipped"]) for _ in range(2))
     assert first == second and first.startswith("<svg") and ">mid<" in first
-
-
-def test_the_grid_starts_with_the_recommended_pair(report):
-    grid = picture_grid(report.outcome, report.prompts, report.recommended)
-    others = picture_grid(report.outcome, report.prompts, FULL)
-    assert grid.width == others.width and grid.tobytes() != others.tobytes()
 
 
 def test_it_can_be_looked_at(report, tmp_path):

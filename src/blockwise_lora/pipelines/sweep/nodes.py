@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,7 @@ def run_study(
     brief, questions = own_prompts(config, config.first_seed, parameters)
     outcome = run(shop, _study(config, shop), brief, questions)
     texts = [question.text for question in questions]
-    return _report(shop, outcome, None, texts, "sweep", parameters), _records(shop, outcome)
+    return _report(shop, outcome, None, texts, "sweep", parameters), _records(shop, outcome, texts)
 
 
 def run_search(
@@ -88,7 +89,7 @@ def run_search(
     found = search.run(*comparison_prompts(style_images, parameters))
     texts = [question.text for question in search.questions]
     report = _report(shop, found.outcome, found, texts, "search", parameters)
-    return report, _records(shop, found.outcome)
+    return report, _records(shop, found.outcome, texts)
 
 
 def summarise(report: SweepReport) -> dict[str, Any]:
@@ -135,10 +136,11 @@ def _study_name(shop: Workshop) -> str:
     return f"blockwise-lora {' '.join(keys)}"
 
 
-def _records(shop: Workshop, outcome: Outcome) -> list[MaskRecord]:
+def _records(shop: Workshop, outcome: Outcome, prompts: Sequence[str]) -> list[MaskRecord]:
+    from blockwise_lora.report.sweep.pictures import pair_sheet
     from blockwise_lora.sweep.records import mask_records
 
-    return mask_records(shop, outcome)
+    return mask_records(shop, outcome, partial(pair_sheet, outcome, prompts))
 
 
 def _report(
@@ -156,8 +158,8 @@ def _report(
             costs[concept][mask] = shop.entry(concept, mask).cost
     method = "".join(f",{c}.method={spec.method},{c}.rank={spec.rank}" for c in CONCEPTS)
     return SweepReport(
-        title=f"Which blocks? {outcome.study.capitalize()}: "
-        f"{parameters['character']['class_word']} in {Path(parameters['style']['pictures']).name}",
+        title=f"Which blocks? {parameters['character']['class_word'].capitalize()} in "
+        f"{Path(parameters['style']['pictures']).name} ({outcome.study})",
         outcome=outcome,
         found=found,
         model=shop.blocks,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -12,22 +12,27 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from PIL import Image
 
-from blockwise_lora.blocks.mask import Mask
 from blockwise_lora.blocks.structure import BlockMap
 from blockwise_lora.judges.bootstrap import Interval
-from blockwise_lora.report.grid import Column, draw_grid
 from blockwise_lora.report.page import data_uri
-from blockwise_lora.report.sweep.heatmap import HeatMap, tell
-from blockwise_lora.report.sweep.pareto import pareto_plot
+from blockwise_lora.report.sweep.heatmap import HeatMap, signed, tell
+from blockwise_lora.report.sweep.masks import DrawnMask
+from blockwise_lora.report.sweep.pareto import apart, pareto_plot
+from blockwise_lora.report.sweep.pictures import FULL_PAIR, MOST_PAIRS, picture_grid, thumbnails
 from blockwise_lora.sweep.bank import Cost
+from blockwise_lora.sweep.effects import matters
 from blockwise_lora.sweep.outcome import Outcome, row_of
 from blockwise_lora.sweep.recommendation import Found
-from blockwise_lora.sweep.studies import CONCEPTS, FULL, Concept, Pair, shown_blocks
+from blockwise_lora.sweep.studies import CONCEPTS, Concept, Pair, shown_blocks
 
-MOST_COLUMNS = 10
-"""Pairs in the picture grid."""
+ASKED = {
+    "identity": "Is it the character?",
+    "style": "Does it look like the style's pictures?",
+    "combined": "Both in one picture?",
+    "prompt": "Does it do what the prompt says?",
+}
+"""What each score asks of a picture, in the order in which they are told."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,11 @@ class SweepReport:
             "ablated": HeatMap.skipping(self.outcome, self.blocks, "ablated"),
         }
         drawn = {name: heat.draw() for name, heat in maps.items() if not heat.empty}
-        return drawn | {"pareto": pareto_plot(self.outcome, _thumbnails(self.outcome))}
+        return drawn | {"pareto": pareto_plot(self.outcome, thumbnails(self.outcome))}
+
+    def drawn(self, mask: str) -> DrawnMask:
+        """A mask as squares and in words."""
+        return DrawnMask.of(mask, self.model, self.blocks)
 
 
 def render(report: SweepReport) -> str:
@@ -90,18 +99,29 @@ def render(report: SweepReport) -> str:
     return template.render(
         report=report,
         pair=pair,
-        strips=_strips(pair, report),
+        masks={c: report.drawn(getattr(pair, c)) for c in CONCEPTS},
+        drawn=report.drawn,
+        signed=signed,
+        matters=matters,
         expected=_expected(expected, pair),
+        verdict=verdict(expected, pair),
         confirmed=report.found is not None,
         sentences=tell(_evidence(report)),
         command=report.command.format(character=pair.character, style=pair.style),
         figures={name: Markup(svg(figure)) for name, figure in report.figures.items()},
         agreements=report.outcome.agreements,
-        grid=data_uri(picture_grid(report.outcome, report.prompts, pair)),
+        grid=data_uri(picture_grid(report.outcome, report.prompts, _pairs_to_show(report))),
         score_names=_shown(report.outcome),
         rows=_rows(report.outcome),
         costs=[(c, m, cost) for c, masks in report.costs.items() for m, cost in masks.items()],
     )
+
+
+def _pairs_to_show(report: SweepReport) -> list[Pair]:
+    """The recommended pair, the full one, and others that are not beaten, far from each other."""
+    first = dict.fromkeys((report.recommended, FULL_PAIR))
+    others = apart(report.outcome, report.outcome.frontier, MOST_PAIRS, first)
+    return [pair for pair in (*first, *others) if pair in report.outcome.trained]
 
 
 def _evidence(report: SweepReport) -> HeatMap:
@@ -119,50 +139,27 @@ def svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
-def picture_grid(outcome: Outcome, prompts: Sequence[str], first: Pair) -> Image.Image:
-    """Masks across, prompts and seeds down: the pair to use, the full one, then the frontier."""
-    shown = {}
-    for sample in outcome.judged.samples:
-        shown[sample.row, sample.prompt, sample.seed] = sample.picture
-    full = Pair(FULL, FULL)
-    pairs = [p for p in dict.fromkeys((first, full, *outcome.frontier)) if p in outcome.trained]
-    places = sorted({(s.prompt, s.seed) for s in outcome.judged.samples if s.row == row_of(full)})
-    columns = [
-        Column(
-            f"{pair.character} / {pair.style}",
-            tuple(shown.get((row_of(pair), *place)) for place in places),
-            "recommended" if pair == first else "",
-        )
-        for pair in pairs[:MOST_COLUMNS]
-    ]
-    labels = [f"{prompts[prompt]}, seed {seed}" for prompt, seed in places]
-    return draw_grid(columns, labels)
+def _expected(outcome: Outcome, pair: Pair) -> list[tuple[str, str, Interval, Interval, Interval]]:
+    """Score, what it asks, the pair's interval, the full pair's, and the difference."""
+    mine, full = outcome.scores[row_of(pair)], outcome.scores[row_of(FULL_PAIR)]
+    effects = outcome.effects[row_of(pair)]
+    return [(s, ASKED[s], mine[s], full[s], effects[s]) for s in ASKED if s in effects]
 
 
-def _thumbnails(outcome: Outcome) -> dict[Pair, Image.Image]:
-    """The first prompt's first picture of every pair."""
-    found: dict[Pair, Image.Image] = {}
-    rows = {row_of(pair): pair for pair in outcome.trained}
-    for sample in sorted(outcome.judged.samples, key=lambda s: (s.prompt, s.seed)):
-        if sample.row in rows:
-            found.setdefault(rows[sample.row], sample.picture)
-    return found
-
-
-def _strips(pair: Pair, report: SweepReport) -> list[tuple[Concept, list[tuple[str, bool]]]]:
-    """Concept to each coarse block and whether its mask trains any of it, for the drawing."""
-    coarse = report.model.coarse
-    chosen = {c: set(Mask.parse(getattr(pair, c)).selected(report.model)) for c in CONCEPTS}
-    return [
-        (concept, [(b, bool(chosen[concept] & set(coarse[b]))) for b in report.blocks])
-        for concept in CONCEPTS
-    ]
-
-
-def _expected(outcome: Outcome, pair: Pair) -> list[tuple[str, Interval, Interval]]:
-    """Score, the pair's interval, and the difference to the full pair."""
-    scores, effects = outcome.scores[row_of(pair)], outcome.effects[row_of(pair)]
-    return [(s, scores[s], effects[s]) for s in ("identity", "style", "prompt")]
+def verdict(outcome: Outcome, pair: Pair) -> str:
+    """Whether the pair is worth choosing over both adapters on all blocks, in one sentence."""
+    if pair == FULL_PAIR:
+        return "No pair of masks did better than both adapters on all blocks."
+    by = outcome.effects[row_of(pair)].get("combined")
+    if by is None or not by.n:
+        return ""
+    if matters(by, outcome.smallest_effect):
+        better = "better" if by.mean > 0 else "worse"
+        return f"Identity and style together are {better} than with both adapters on all blocks."
+    return (
+        "Identity and style together are no better than with both adapters on all blocks: the "
+        "difference is within chance or too small to matter. Training all blocks would do as well."
+    )
 
 
 def _rows(outcome: Outcome) -> list[tuple[Pair, str, bool, list[Interval]]]:

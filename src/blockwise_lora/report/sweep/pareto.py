@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -15,10 +15,12 @@ from blockwise_lora.sweep.studies import FULL, Pair
 THUMBNAIL = 64
 """Edge of a picture in the plot, in pixels."""
 MOST_THUMBNAILS = 8
+NEAR = 0.08
+"""Pairs that are nearer than this share of the plot are as good as one point."""
 
 
 def pareto_plot(outcome: Outcome, thumbnails: Mapping[Pair, Image.Image]) -> Figure:
-    """A point a trained pair; the frontier is joined and has pictures.
+    """A point a trained pair; some of those that are beaten by none have pictures.
 
     Args:
         outcome: of the sweep.
@@ -33,6 +35,7 @@ def pareto_plot(outcome: Outcome, thumbnails: Mapping[Pair, Image.Image]) -> Fig
     axes.scatter(
         *_columns(points, frontier), s=46, color="#0b6bcb", label="beaten by none", zorder=4
     )
+    axes.scatter(0, 0, s=60, marker="x", color="#5c6673", label="base model, no adapter", zorder=3)
     full = Pair(FULL, FULL)
     if full in points:
         axes.scatter(
@@ -43,7 +46,7 @@ def pareto_plot(outcome: Outcome, thumbnails: Mapping[Pair, Image.Image]) -> Fig
         )
     best = outcome.best
     axes.scatter(*points[best], s=150, marker="*", color="#0f7b4d", label=f"best: {best}", zorder=6)
-    for pair in _spread(frontier):
+    for pair in (best, *apart(outcome, frontier, MOST_THUMBNAILS, (best,))):
         if pair in thumbnails:
             _show(axes, thumbnails[pair], points[pair])
     axes.set_xlabel("identity (base 0, pictures learned from 1)")
@@ -65,12 +68,30 @@ def _columns(points: Mapping[Pair, tuple[float, float]], pairs: list[Pair]) -> n
     return np.array([points[p] for p in pairs]).reshape(-1, 2).T
 
 
-def _spread(frontier: list[Pair]) -> list[Pair]:
-    """At most MOST_THUMBNAILS of them, from one end to the other."""
-    if len(frontier) <= MOST_THUMBNAILS:
-        return frontier
-    places = np.linspace(0, len(frontier) - 1, MOST_THUMBNAILS).round().astype(int)
-    return [frontier[i] for i in places]
+def apart(
+    outcome: Outcome, pairs: Sequence[Pair], most: int, shown: Iterable[Pair] = ()
+) -> list[Pair]:
+    """At most so many pairs that are far from each other in the plot, one after the other.
+
+    Args:
+        outcome: of the sweep.
+        pairs: to choose from.
+        most: how many, those that are shown anyway included.
+        shown: pairs that the others are to be far from.
+    """
+    everything = np.array([_point(outcome, p) for p in outcome.trained])
+    size = np.maximum(np.ptp(everything, axis=0), 1e-9)
+    places = {p: np.array(_point(outcome, p)) / size for p in outcome.trained}
+    taken = [places[pair] for pair in shown]
+    left = [pair for pair in pairs if pair not in set(shown)]
+    chosen: list[Pair] = []
+    while left and len(taken) < most:
+        distance = [min((np.hypot(*(places[p] - q)) for q in taken), default=1.0) for p in left]
+        if max(distance) < NEAR:
+            break
+        chosen.append(left.pop(int(np.argmax(distance))))
+        taken.append(places[chosen[-1]])
+    return chosen
 
 
 def _show(axes, picture: Image.Image, point: tuple[float, float]) -> None:
