@@ -1,3 +1,4 @@
+import copy
 import json
 
 import pytest
@@ -138,6 +139,10 @@ def test_changed_pixels_or_model_are_encoded_anew(base, images, tmp_path, encode
     CachedSet.of(base, read_imagefolder(folder), folder=tmp_path)
     CachedSet.of(dataclasses.replace(base, sha256="another"), images, folder=tmp_path)
     assert encoded == [5, 5, 5]
+    vae = copy.copy(base.vae)  # the same weights under another configuration
+    vae.register_to_config(scaling_factor=0.7)
+    CachedSet.of(dataclasses.replace(base, vae=vae), images, folder=tmp_path)
+    assert encoded == [5, 5, 5, 5] and base.vae.config.scaling_factor == 0.5
 
 
 def test_the_same_bytes_in_another_size_are_encoded_anew(base, tmp_path, encoded):

@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 import torch
+from transformers import CLIPTokenizer
 
 from blockwise_lora.diffusion.base import BaseModel
 from blockwise_lora.diffusion.text import Text
@@ -12,13 +13,13 @@ from blockwise_lora.diffusion.texts import TextTable
 def encoded(monkeypatch):
     """The prompts that the text encoder is given."""
     prompts = []
-    encode = BaseModel.encode_prompts
+    encode = BaseModel.encode_ids
 
-    def counting(self, some):
-        prompts.extend(some)
-        return encode(self, some)
+    def counting(self, ids):
+        prompts.extend(self.tokenizer.decode(row, skip_special_tokens=True) for row in ids[0])
+        return encode(self, ids)
 
-    monkeypatch.setattr(BaseModel, "encode_prompts", counting)
+    monkeypatch.setattr(BaseModel, "encode_ids", counting)
     return prompts
 
 
@@ -33,14 +34,14 @@ def test_each_prompt_is_encoded_once_and_found_again(base, tmp_path, encoded):
 
 def test_what_is_cached_already_changes_no_bit_of_the_others(base, tmp_path, monkeypatch):
     """With a text encoder whose rounding differs by the batch, as on other machines than this."""
-    encode = BaseModel.encode_prompts
+    encode = BaseModel.encode_ids
 
-    def rounding(self, some):
-        text = encode(self, some)
-        company = torch.arange(len(some)).view(-1, 1, 1) + len(some)
+    def rounding(self, ids):
+        text = encode(self, ids)
+        company = torch.arange(len(text)).view(-1, 1, 1) + len(text)
         return Text(text.tokens * (1 + company * 2**-20), text.pooled)
 
-    monkeypatch.setattr(BaseModel, "encode_prompts", rounding)
+    monkeypatch.setattr(BaseModel, "encode_ids", rounding)
     prompts = [f"zkc cat, {i}" for i in range(5)]
     cold = TextTable.of(base, prompts, tmp_path / "cold")
     TextTable.of(base, prompts[2:4], tmp_path / "warm")
@@ -54,6 +55,18 @@ def test_another_model_or_precision_finds_nothing(base, tmp_path, encoded):
     TextTable.of(dataclasses.replace(base, sha256="another"), ["a"], tmp_path)
     TextTable.of(dataclasses.replace(base, dtype=torch.bfloat16), ["a"], tmp_path)
     assert encoded == ["a"] * 3
+
+
+def test_another_tokenizer_finds_nothing(base, tmp_path, encoded):
+    """Its ids mean other words to the same weights."""
+    words = base.tokenizer.get_vocab()
+    words["a"], words["c"] = words["c"], words["a"]
+    tokenizer = CLIPTokenizer(vocab=words, merges=[], model_max_length=32)
+    for model in (base, dataclasses.replace(base, tokenizer=tokenizer)):
+        TextTable.of(model, ["ab"], tmp_path)
+    assert len(encoded) == 2
+    TextTable.of(base, [" ab "], tmp_path)
+    assert len(encoded) == 2, "the same ids as without the blanks"
 
 
 def test_a_damaged_file_is_replaced(base, tmp_path, encoded):

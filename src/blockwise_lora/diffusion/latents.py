@@ -39,7 +39,8 @@ def moments(base: BaseModel, pixels: Tensor, folder: Path | None) -> tuple[Tenso
     """
     if folder is None:
         return _encode(base, pixels)
-    digest = hashlib.sha256(f"{tuple(pixels.shape)} {base.sha256}".encode())
+    scale = base.vae.config.scaling_factor, getattr(base.vae.config, "shift_factor", None)
+    digest = hashlib.sha256(f"{tuple(pixels.shape)} {base.sha256} {scale}".encode())
     digest.update(pixels.numpy().tobytes())
     file = folder / f"{digest.hexdigest()[:32]}.safetensors"
     try:

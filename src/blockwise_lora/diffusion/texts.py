@@ -1,8 +1,8 @@
 """Embeddings of all captions of a training, computed once; token ids where embeddings change.
 
 Each embedding is kept on disk in a file of its own, named by everything that it depends on (model,
-precision, the words), so that every run on every data set can use it. It does not depend on the
-other captions: a cache that knows some of them already changes no bit of a training.
+precision, the words' token ids), so that every run on every data set can use it. It does not depend
+on the other captions: a cache that knows some of them already changes no bit of a training.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 from blockwise_lora.atomic import WriteError, write_bytes
 from blockwise_lora.diffusion.attached import bare
 from blockwise_lora.diffusion.base import BaseModel
-from blockwise_lora.diffusion.text import Prompts, Text
+from blockwise_lora.diffusion.text import Prompts, Text, TokenIds
 
 log = logging.getLogger(__name__)
 
@@ -48,19 +48,12 @@ class TextTable:
             folder: where embeddings are kept from one run to the next; None: nowhere.
         """
         distinct = sorted(set(prompts))
-        found: dict[str, Text] = {}
-        if folder is not None:
-            for prompt in distinct:
-                if known := _read(_file(base, prompt, folder), base):
-                    found[prompt] = known
-        missing = [prompt for prompt in distinct if prompt not in found]
-        with bare(base):  # another training's adapter would stay in the cache for ever
+        # Another training's adapter or word would stay in the cache for ever.
+        with bare(base), torch.no_grad():
+            ids = base.vocabulary.ids(distinct)
             # One by one: in a batch the last bits depend on its size, and so on what is cached.
-            found |= {prompt: base.encode_prompts([prompt]) for prompt in missing}
-        if folder is not None:
-            _keep({_file(base, prompt, folder): found[prompt] for prompt in missing})
-        table = Text.cat([found[prompt] for prompt in distinct])
-        return cls(table, {prompt: i for i, prompt in enumerate(distinct)})
+            table = [_encoded(base, ids[[i]], folder) for i in range(len(distinct))]
+        return cls(Text.cat(table), {prompt: i for i, prompt in enumerate(distinct)})
 
     @classmethod
     def of_ids(cls, base: BaseModel, prompts: Iterable[str]) -> TextTable:
@@ -74,9 +67,17 @@ class TextTable:
         return torch.tensor(rows, device=self.text.device)
 
 
-def _file(base: BaseModel, prompt: str, folder: Path) -> Path:
-    digest = hashlib.sha256(f"{base.sha256} {base.dtype} {prompt}".encode()).hexdigest()
-    return folder / f"{digest[:32]}.safetensors"
+def _encoded(base: BaseModel, prompt: TokenIds, folder: Path | None) -> Text:
+    """One prompt's embedding, out of the folder or new and put there."""
+    if folder is None:
+        return base.encode_ids(prompt.ids)
+    about = f"{base.sha256} {base.dtype} {[some.tolist() for some in prompt.ids]}"
+    file = folder / f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.safetensors"
+    found = _read(file, base)
+    if found is None:
+        found = base.encode_ids(prompt.ids)
+        _keep(file, found)
+    return found
 
 
 def _read(file: Path, base: BaseModel) -> Text | None:
@@ -87,11 +88,9 @@ def _read(file: Path, base: BaseModel) -> Text | None:
         return None  # not there yet, or damaged: computed (again)
 
 
-def _keep(texts: Mapping[Path, Text]) -> None:
-    for file, text in texts.items():
-        tensors = {"tokens": text.tokens} | ({} if text.pooled is None else {"pooled": text.pooled})
-        try:
-            write_bytes(file, save({k: t.cpu().contiguous() for k, t in tensors.items()}))
-        except WriteError as error:
-            log.warning("Embeddings are not kept for the next run: %s", error)
-            return
+def _keep(file: Path, text: Text) -> None:
+    tensors = {"tokens": text.tokens} | ({} if text.pooled is None else {"pooled": text.pooled})
+    try:
+        write_bytes(file, save({k: t.cpu().contiguous() for k, t in tensors.items()}))
+    except WriteError as error:
+        log.warning("Embeddings are not kept for the next run: %s", error)
