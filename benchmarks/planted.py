@@ -61,6 +61,14 @@ def photographs(archives: Path | None) -> Named:
     return _distinct(iter(tiles))
 
 
+def photographs_whole(archives: Path | None) -> Named:
+    """The photographs themselves, at most 900 pixels."""
+    images = list(_photographs(archives))
+    for _, image in images:
+        image.thumbnail((900, 900), Image.Resampling.LANCZOS)
+    return images
+
+
 def _photographs(archives: Path | None) -> Iterator[tuple[str, Image.Image]]:
     for package, names in PHOTOGRAPHS.items():
         spec = importlib.util.find_spec(package)
