@@ -143,7 +143,9 @@ def _expected(outcome: Outcome, pair: Pair) -> list[tuple[str, str, Interval, In
     """Score, what it asks, the pair's interval, the full pair's, and the difference."""
     mine, full = outcome.scores[row_of(pair)], outcome.scores[row_of(FULL_PAIR)]
     effects = outcome.effects[row_of(pair)]
-    return [(s, ASKED[s], mine[s], full[s], effects[s]) for s in ASKED if s in effects]
+    return [
+        (s, ASKED[s], mine[s], full[s], effects[s]) for s in ASKED if s in effects and mine[s].n
+    ]
 
 
 def verdict(outcome: Outcome, pair: Pair) -> str:
