@@ -1,14 +1,17 @@
 """What does the `paper` study cost, and does the search find as good a pair of masks?
 
-    python benchmarks/sweep.py --make-run-seconds 290   # about 45 minutes on one idle core
+    python benchmarks/sweep.py                          # about 45 minutes on one idle core
+    python benchmarks/sweep.py --make-run-seconds 290 --study-seconds 900
     python benchmarks/sweep.py --quick                  # shows that it works, in minutes
 
 Study: wall time of the cat's `paper` study with many masks in a pass beside that of `make run`.
 What it takes one mask at a time is reckoned from every eighth mask; sampling and judging are the
-same work for any number of masks in a pass, so they are timed once. Without --make-run-seconds,
-`make run` is the training, sampling and judging of its three variants. Search: for each dev pair,
-the pair of masks that the search recommends against the best one of the `paper` study; both were
-chosen on the sweep's own prompts and are compared on held-out expressions and seeds.
+same work for any number of masks in a pass, so they are timed once. By itself the script times work
+alone, of `make run` that of its three variants; the two options tell what the whole commands took
+(`make run`, then `kedro run --pipelines sweep`), and their ratio is reported beside it. Search: for
+each dev pair, the pair of masks that the search recommends against the best one of the `paper`
+study; both were chosen on the sweep's own prompts and are compared on held-out expressions and
+seeds.
 
 A run that was cut off goes on at the part where it stood: what is finished is kept in the user's
 cache folder until parameters or base model change, or --anew is given. Results go to
@@ -56,14 +59,14 @@ def page(result: dict) -> str:
 
 
 def _study_lines(study: dict) -> list[str]:
-    masks, pairs, told = study["masks"], study["pairs"], study["make_run_seconds"]
+    masks, pairs = study["masks"], study["pairs"]
     lines = ["## The `paper` study", ""]
     lines += [
         f"Cat in {STYLE}: {masks['character']} masks of the character, {masks['style']} of the "
         f"style, {pairs['trained']} trained pairs and {pairs['ablated']} ablated ones; "
         f"{study['at_once']} masks in a pass. One at a time is reckoned from every {EVERY}th mask "
-        f"({sum(study['masks_trained_alone'].values())} trainings). `make run` is "
-        + ("the whole command, as told." if told else "its work, without processes and loading."),
+        f"({sum(study['masks_trained_alone'].values())} trainings). `make run` is its work, "
+        "without processes and loading, where nothing else is said.",
         "",
         "| | wall time, s |",
         "|---|---|",
@@ -128,19 +131,21 @@ class Parts:
         return self._known[name]
 
 
-def with_ratios(study: dict, default: dict | None, told: float | None) -> dict:
-    """The study beside `make run`, as told or as measured."""
-    reference, seconds = told or sum(default.values()), study["seconds"]
-    return study | {
-        "make_run_seconds": told,
-        "reference": reference,
-        "ratios": {
-            "study / make run": seconds["study"] / reference,
-            "one at a time / make run": seconds["study_one_at_a_time"] / reference,
-            "one at a time / study": seconds["study_one_at_a_time"] / seconds["study"],
-            "training one at a time / together": seconds["train_one_at_a_time"] / seconds["train"],
-        },
+def with_ratios(study: dict, default: dict, commands: tuple[float, float] | None) -> dict:
+    """The study beside `make run`: work alone, and whole commands where their seconds are told."""
+    reference, seconds = sum(default.values()), study["seconds"]
+    ratios = {
+        "study / make run, work alone": seconds["study"] / reference,
+        "one at a time / make run, work alone": seconds["study_one_at_a_time"] / reference,
+        "one at a time / study": seconds["study_one_at_a_time"] / seconds["study"],
+        "training one at a time / together": seconds["train_one_at_a_time"] / seconds["train"],
     }
+    if commands:
+        make_run, whole = commands
+        told = {"make run, the command": make_run, "study, the command": whole}
+        seconds = seconds | told
+        ratios = {"study / make run, the commands": whole / make_run} | ratios
+    return study | {"reference": reference, "seconds": seconds, "ratios": ratios}
 
 
 def main() -> None:
@@ -149,6 +154,7 @@ def main() -> None:
     parser.add_argument("--families", nargs="+", default=list(FAMILIES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3])
     parser.add_argument("--make-run-seconds", type=float, help="wall time of a whole `make run`")
+    parser.add_argument("--study-seconds", type=float, help="of `kedro run --pipelines sweep`")
     parser.add_argument("--anew", action="store_true", help="forget what earlier runs finished")
     parser.add_argument("--quick", action="store_true", help="few steps; nothing is written")
     options = parser.parse_args()
@@ -159,10 +165,11 @@ def main() -> None:
     parts = Parts(None if options.quick else folder / "parts.json")
     result = {"base": setting.shop.base.sha256, "threads": torch.get_num_threads()}
     study = parts.get("study", lambda: measure_study(setting))
-    told, default = options.make_run_seconds, None
-    if not told:
-        default = parts.get("make run", lambda: measure_default_job(setting))
-    result["study"] = with_ratios(study, default, told)
+    default = parts.get("make run", lambda: measure_default_job(setting))
+    told = options.make_run_seconds, options.study_seconds
+    if any(told) != all(told):
+        parser.error("--make-run-seconds and --study-seconds go together")
+    result["study"] = with_ratios(study, default, told if all(told) else None)
     families = options.families[:2] if options.quick else options.families
     seeds = result["seeds"] = setting.shop.seeds
     found = {f: parts.get(f"{f} {seeds}", lambda f=f: search_pair(setting, f)) for f in families}
