@@ -78,7 +78,8 @@ def kill_one_half_way(killed: list[int]) -> None:
 
 
 def test_a_lost_worker_costs_nothing_but_time(two_workers, group, model, lesson: Lesson, tmp_path):
-    config = dataclasses.replace(lesson.config, steps=80, checkpoint_every=30)
+    # Long enough that the worker is found at work after its first saved state.
+    config = dataclasses.replace(lesson.config, steps=240, checkpoint_every=30)
     slow = dataclasses.replace(lesson, config=config)
     bank, alone = Bank(tmp_path / "bank"), Bank(tmp_path / "alone")
     killed: list[int] = []

@@ -87,7 +87,7 @@ def run_search(
         Budget(wanted.trainings, wanted.screening, wanted.finalists),
     )
     found = search.run(*comparison_prompts(style_images, parameters))
-    texts = [question.text for question in search.questions]
+    texts = [question.text for question in search.gallery.questions]
     report = _report(shop, found.outcome, found, texts, "search", parameters)
     return report, _records(shop, found.outcome, texts)
 
