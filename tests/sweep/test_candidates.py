@@ -5,7 +5,15 @@ from hypothesis import strategies as st
 from blockwise_lora.adapters import AdapterSpec
 from blockwise_lora.blocks.mask import Mask
 from blockwise_lora.blocks.structure import BlockMap
-from blockwise_lora.sweep.candidates import Candidate, Space, everything, mask_of, shared_out
+from blockwise_lora.sweep.candidates import (
+    Candidate,
+    Space,
+    everything,
+    mask_of,
+    shared_out,
+    skips,
+    without,
+)
 
 NINE = ("in0", "in1", "in2", "in3", "mid", "out0", "out1", "out2", "out3")
 
@@ -51,6 +59,17 @@ def test_blocks_go_to_the_adapter_that_needs_them(blocks):
     # Nobody is left without a block: the style gets the one that it misses least less.
     pair = shared_out(space, dict.fromkeys(NINE, 1.0) | {"out3": 0.2}).pair
     assert (pair.character, pair.style) == ("all", "out3")
+
+
+def test_blocks_are_left_out_of_one_adapter(blocks):
+    specs = dict.fromkeys(("character", "style"), AdapterSpec(method="locon", rank=8))
+    space = Space.of(blocks, specs)
+    assert str(without(space, {"character": {"in0", "mid"}}).pair) == "in1-in3+out0-out3 / all"
+    single = skips(space)
+    assert len(single) == 18
+    assert str(single["style", "out3"].pair) == "all / in0-out2"
+    one = Space({"character": ("mid",), "style": ("mid", "out3")}, space.ranks)
+    assert list(skips(one)) == [("style", "mid"), ("style", "out3")], "nobody is left with nothing"
 
 
 def test_equal_candidates_are_one():

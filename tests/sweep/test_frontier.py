@@ -1,6 +1,6 @@
 import numpy as np
 
-from blockwise_lora.sweep.frontier import harmonic, pareto
+from blockwise_lora.sweep.frontier import pareto
 
 
 def test_pareto_by_hand():
@@ -11,8 +11,3 @@ def test_pareto_by_hand():
 
 def test_unknown_scores_neither_win_nor_beat():
     assert pareto(np.array([[np.nan, 9.0], [1.0, 1.0]])).tolist() == [False, True]
-
-
-def test_harmonic_by_hand():
-    values = harmonic(np.array([[1.0, 0.5], [0.4, 0.4], [0.9, 0.0], [0.9, -1.0]]))
-    assert np.allclose(values, [2 / 3, 0.4, 0.0, 0.0])

@@ -128,6 +128,6 @@ def test_where_base_pictures_are_as_good_as_real_ones_the_plain_score_is_compare
     judged.scales["identity"] = dataclasses.replace(judged.scales["identity"], error=1e9)
     gallery.judged = lambda tried: judged
     plain = judged.scores(tried.row, "identity").values.mean()
-    assert gallery.scores(tried)[0] == pytest.approx(plain)
+    assert gallery.scores(tried).identity == pytest.approx(plain)
     gallery.scores(tried)
     assert caplog.text.count("the judge of identity") == 1

@@ -20,17 +20,16 @@ SOURCE = Path(__file__).parents[2] / "src"
 WORKER = """
 import sys
 from blockwise_lora.sweep.candidates import Space, everything
-from blockwise_lora.sweep.search import open_study, screen
+from blockwise_lora.sweep.search import Means, open_study, screen
 
 blocks = ("in0", "in1", "mid", "out2", "out3")
 concepts = ("character", "style")
 space = Space(dict.fromkeys(concepts, blocks), dict.fromkeys(concepts, (0, 8)))
 
-def look(candidate, half):
-    if not half:
-        print(candidate.pair, flush=True)
+def look(candidate):
+    print(candidate.pair, flush=True)
     mine, theirs = candidate.character, candidate.style
-    return float(bool(mine["mid"])), float(bool(theirs["out3"])), 0.0
+    return Means(float(bool(mine["mid"])), float(bool(theirs["out3"])), 0.0, 0.0)
 
 url, seed = sys.argv[1], int(sys.argv[2])
 screen(open_study("shared", url, seed), space, [everything(space)], look, lambda n: n >= 12)

@@ -2,14 +2,11 @@
 
 import dataclasses
 import os
-import shutil
 import signal
-import tempfile
 import threading
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 import ray
 import torch
@@ -30,14 +27,17 @@ SOURCE = ROOT / "src"
 
 
 @pytest.fixture(scope="module")
-def two_workers():
+def two_workers(tmp_path_factory):
+    """Yields where the workers have their scratch folders."""
+    scratch = tmp_path_factory.mktemp("scratch")
+    variables = {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1", "TMPDIR": str(scratch)}
     ray.init(
         num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}},
+        runtime_env={"env_vars": variables},
     )
-    yield
+    yield scratch
     ray.shutdown()
 
 
@@ -51,39 +51,25 @@ def model(group):
     return load_from_parameters(group, "cpu")
 
 
-def workers() -> list[psutil.Process]:
-    """Ray's processes that are at work on a pass."""
-    mine = psutil.Process().children(recursive=True)
-    return [p for p in mine if "ray::train_pass" in " ".join(_words(p))]
-
-
-def _words(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
-
-
-def kill_one_half_way(killed: list[int]) -> None:
+def kill_one_half_way(scratch: Path, killed: list[int]) -> None:
     """Kill the first worker that has saved a state in the middle of its training."""
-    for _ in range(6000):
-        for worker in workers():
-            for scratch in Path(tempfile.gettempdir()).glob(f"blockwise-lora-{worker.pid}-*"):
-                if any(p.is_file() for p in scratch.glob("checkpoints/**/*")):
-                    os.kill(worker.pid, signal.SIGKILL)
-                    killed.append(worker.pid)
-                    shutil.rmtree(scratch)
-                    return
-        time.sleep(0.02)
+    ends = time.monotonic() + 120
+    while not killed and time.monotonic() < ends:
+        for state in scratch.glob("blockwise-lora-*/checkpoints/**/*.safetensors"):
+            worker = int(state.relative_to(scratch).parts[0].split("-")[2])
+            os.kill(worker, signal.SIGKILL)
+            killed.append(worker)
+            return
+        time.sleep(0.005)
 
 
 def test_a_lost_worker_costs_nothing_but_time(two_workers, group, model, lesson: Lesson, tmp_path):
-    # Long enough that the worker is found at work after its first saved state.
-    config = dataclasses.replace(lesson.config, steps=240, checkpoint_every=30)
+    # Its first state is saved long before its last step.
+    config = dataclasses.replace(lesson.config, steps=60, checkpoint_every=4)
     slow = dataclasses.replace(lesson, config=config)
     bank, alone = Bank(tmp_path / "bank"), Bank(tmp_path / "alone")
     killed: list[int] = []
-    killer = threading.Thread(target=kill_one_half_way, args=(killed,))
+    killer = threading.Thread(target=kill_one_half_way, args=(two_workers, killed))
     killer.start()
     came = []
     failed = train_missing(

@@ -3,10 +3,8 @@ import dataclasses
 import pytest
 
 from blockwise_lora.adapters import AdapterSpec, attached_names
-from blockwise_lora.judges.bootstrap import Interval
-from blockwise_lora.sweep.outcome import row_of
-from blockwise_lora.sweep.sensitivity import gradient_norms, needs, pulls_apart
-from blockwise_lora.sweep.studies import Pair
+from blockwise_lora.sweep.search import Means
+from blockwise_lora.sweep.sensitivity import ballast, gradient_norms, needs, pulls_apart
 
 
 def test_gradients_are_of_the_blocks_that_have_layers(base, lesson):
@@ -31,17 +29,28 @@ def test_a_block_that_blocks_the_way_has_a_smaller_pull(base, lesson):
     assert after["out3"] < 0.5 * before["out3"]
 
 
-def test_needs_by_hand():
-    def of(identity, style):
-        return {s: Interval(v, v, v, 4) for s, v in (("identity", identity), ("style", style))}
+FULL_SCORES = Means(0.7, 0.2, 0.0, 0.3)
 
-    effects = {
-        row_of(Pair("all+in1:0", "all"), "ablated"): of(-0.4, +0.1),  # the pair loses 0.3
-        row_of(Pair("all", "all+in1:0"), "ablated"): of(+0.1, 0.0),  # gains 0.1
-        row_of(Pair("all", "all+out3:0"), "ablated"): of(0.0, float("nan")),
+
+def test_needs_by_hand():
+    without = {
+        ("character", "in1"): Means(0.3, 0.3, 0.0, 0.2),  # the pair loses 0.3
+        ("style", "in1"): Means(0.8, 0.2, 0.0, 0.3),  # gains 0.1
+        ("style", "out3"): Means(0.7, 0.1, 0.0, 0.2),
     }
-    found = needs(effects, ("in1", "out3"))
-    assert found["in1"] == pytest.approx(0.4) and found["out3"] == 0
+    found = needs(FULL_SCORES, without)
+    assert found == pytest.approx({"in1": 0.4, "out3": -0.1})
+
+
+def test_ballast_is_what_a_pair_is_better_without():
+    without = {
+        ("character", "in0"): Means(0.6, 0.3, 0.0, 0.4),  # better at both
+        ("character", "in1"): Means(0.7, 0.2, 0.0, 0.31),  # too little to count
+        ("style", "in0"): Means(0.1, 0.4, 0.0, 0.4),  # the weaker score falls below 0.2
+        ("style", "mid"): Means(0.7, 0.25, 0.0, 0.3),  # as many pictures with both, each nearer
+    }
+    found = ballast(FULL_SCORES, without, smallest=0.02)
+    assert found == {"character": {"in0"}, "style": {"mid"}}
 
 
 def test_pulls_are_compared_as_shares():

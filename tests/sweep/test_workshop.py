@@ -18,12 +18,12 @@ from blockwise_lora.judges.panel import JudgeConfig, Panel
 from blockwise_lora.judges.protocol import BootstrapConfig
 from blockwise_lora.judges.samples import Question, References
 from blockwise_lora.sweep.bank import Bank, Lesson
-from blockwise_lora.sweep.candidates import Space
+from blockwise_lora.sweep.candidates import Space, skips
 from blockwise_lora.sweep.outcome import row_of
 from blockwise_lora.sweep.pictures import Brief
-from blockwise_lora.sweep.recommendation import Budget, Search
+from blockwise_lora.sweep.recommendation import FULL_PAIR, Budget, Search
 from blockwise_lora.sweep.records import mask_records
-from blockwise_lora.sweep.search import open_study
+from blockwise_lora.sweep.search import SEEN_AGAIN, looked_at, open_study
 from blockwise_lora.sweep.studies import CONCEPTS, Pair, own_study
 from blockwise_lora.sweep.workshop import Workshop, run_study
 
@@ -125,19 +125,34 @@ def test_every_trained_pair_has_a_record_of_what_varies_in_it(outcome, shop):
     assert style.sheet == "sheet of all / out3"
 
 
-def test_a_search_ends_with_one_pair_confirmed_elsewhere(shop):
+def search_of(shop, **budget) -> Search:
     specs = {c: shop.lessons[c].spec for c in CONCEPTS}
     space = Space.of(BlockMap.of(shop.base.unet), specs)
-    budget = Budget(trainings=3.0, finalists=2)
-    search = Search(
-        shop, space, open_study("s", None, 0), *brief((10, 11), "winking", "angry"), budget
-    )
+    own = brief((10, 11), "winking", "angry")
+    return Search(shop, space, open_study("s", None, 0), *own, Budget(**budget))
+
+
+def test_a_search_ends_with_one_pair_confirmed_elsewhere(shop):
+    search = search_of(shop, trainings=80.0, screening=0.1, finalists=2)
     found = search.run(*brief((0, 1), "kissing", "weary"))
-    assert 1 <= len(found.trained) <= 2 and found.recommended in {
-        guess.candidate.pair for guess in found.trained
-    }
+    pairs = [guess.candidate.pair for guess in found.trained]
+    assert len(pairs) == 2 and FULL_PAIR in pairs, "one was trained beside the full one"
+    assert found.recommended == pairs[0]
+    assert found.trained[0].scores.merit >= found.trained[1].scores.merit
+    assert all(shop.entry(c, getattr(p, c)).trained for p in pairs for c in CONCEPTS)
     assert row_of(found.recommended) in found.confirmed.scores
+    looked = {g.candidate for g in looked_at(search.study, search.space)}
+    assert looked > set(skips(search.space).values()), (
+        "each block was switched off, and more was tried"
+    )
+    assert len(found.screened) <= 1 + len(looked) // SEEN_AGAIN
     with pytest.raises(ValueError, match="share prompts"):
         search.run(*brief((5, 6), "winking"))
     with pytest.raises(ValueError, match="share seeds"):
         search.run(*brief((11,), "sleeping"))
+
+
+def test_a_price_that_leaves_no_training_says_so(shop, caplog):
+    found = search_of(shop, trainings=2.01).run(*brief((0, 1), "kissing", "weary"))
+    assert found.recommended == FULL_PAIR
+    assert "sweep.search.trainings" in caplog.text

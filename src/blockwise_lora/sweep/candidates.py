@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -108,7 +108,31 @@ def mask_of(ranks: Mapping[str, int], full: int) -> str:
 
 def everything(space: Space) -> Candidate:
     """Both adapters with all blocks at the full rank."""
-    return space.candidate({c: dict.fromkeys(space.blocks[c], space.full[c]) for c in CONCEPTS})
+    return without(space, {})
+
+
+def without(space: Space, blocks: Mapping[Concept, Collection[str]]) -> Candidate:
+    """All blocks of each adapter but these.
+
+    Args:
+        space: what may be chosen.
+        blocks: concept to the coarse blocks that it goes without.
+    """
+    return space.candidate(
+        {
+            c: {b: 0 if b in blocks.get(c, ()) else space.full[c] for b in space.blocks[c]}
+            for c in CONCEPTS
+        }
+    )
+
+
+def skips(space: Space) -> dict[tuple[Concept, str], Candidate]:
+    """Concept and block, to the candidate in which that adapter alone goes without it.
+
+    An adapter with one block cannot go without it.
+    """
+    found = {(c, b): without(space, {c: {b}}) for c in CONCEPTS for b in space.blocks[c]}
+    return {key: candidate for key, candidate in found.items() if candidate.trains_both}
 
 
 def shared_out(space: Space, character_needs: Mapping[str, float]) -> Candidate:

@@ -1,4 +1,4 @@
-"""Several scores at once: what is not beaten, and which of it to recommend."""
+"""Several scores at once: what is not beaten."""
 
 from __future__ import annotations
 
@@ -19,14 +19,3 @@ def pareto(scores: np.ndarray) -> np.ndarray:
     higher = (scores[:, None] > scores[None]).any(2)
     beats = at_least & higher & known[:, None]
     return known & ~beats.any(0)
-
-
-def harmonic(scores: np.ndarray) -> np.ndarray:
-    """Harmonic mean of each row, negatives taken as 0; 0 where any is 0.
-
-    Args:
-        scores: (n, k).
-    """
-    positive = np.maximum(scores, 0.0)
-    with np.errstate(divide="ignore"):
-        return scores.shape[1] / (1 / positive).sum(1)

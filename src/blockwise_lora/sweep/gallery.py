@@ -12,11 +12,11 @@ from blockwise_lora.diffusion.samples import SampleSet
 from blockwise_lora.judges.panel import Views
 from blockwise_lora.judges.protocol import judge
 from blockwise_lora.judges.samples import BASE, Question, Row, Sample
-from blockwise_lora.judges.scores import Judged
+from blockwise_lora.judges.scores import Judged, harmonic_mean
 from blockwise_lora.sweep.effects import scaled
 from blockwise_lora.sweep.outcome import Outcome, Tried, assess
 from blockwise_lora.sweep.pictures import Brief, Stack, joined
-from blockwise_lora.sweep.search import OBJECTIVES
+from blockwise_lora.sweep.search import OBJECTIVES, Means
 from blockwise_lora.sweep.studies import Pair
 from blockwise_lora.sweep.workshop import Workshop
 
@@ -55,14 +55,16 @@ class Gallery:
         """A pair that the full adapters are cut down to."""
         return Tried(pair, "ablated", self.pictures(self.shop.ablated(pair), only_half))
 
-    def scores(self, tried: Tried) -> tuple[float, float, float]:
-        """Means of OBJECTIVES: base pictures at 0 and real ones at 1, where these differ.
+    def scores(self, tried: Tried) -> Means:
+        """Mean scores: base pictures at 0 and real ones at 1, where these differ.
 
         Where the base model's own pictures are as like the concept as its real ones, there is no
         such scale, and the judge's own score has to do: candidates still differ in it.
         """
         judged = self.judged([tried])
-        return tuple(self._mean(judged, tried.row, score) for score in OBJECTIVES)
+        means = [self._mean(judged, tried.row, score) for score in OBJECTIVES]
+        combined = float(scaled(judged, tried.row, "combined").values.mean())
+        return Means(*means, float(harmonic_mean(*means[:2])) if isnan(combined) else combined)
 
     def _mean(self, judged: Judged, row: Row, score: str) -> float:
         mean = float(scaled(judged, row, score).values.mean())

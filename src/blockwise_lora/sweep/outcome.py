@@ -88,13 +88,17 @@ class Outcome:
     def best(self) -> Pair:
         """The trained pair with the highest harmonic mean of identity and style.
 
-        It is chosen by the very pictures that it is scored on, so its score flatters it a little.
+        Among equals (no picture has both) the one whose weaker score is higher. It is chosen by the
+        very pictures that it is scored on, so its score flatters it a little.
         """
 
-        def combined(pair: Pair) -> float:
-            return float(np.nan_to_num(self.scores[row_of(pair)]["combined"].mean, nan=-1.0))
+        def merit(pair: Pair) -> tuple[float, float]:
+            found = self.scores[row_of(pair)]
+            means = [found[score].mean for score in ("combined", "identity", "style")]
+            combined, *both = np.nan_to_num(means, nan=-1.0)
+            return float(combined), float(min(both))
 
-        return max(self.trained, key=combined)
+        return max(self.trained, key=merit)
 
 
 def assess(

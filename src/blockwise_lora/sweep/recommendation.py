@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,21 +11,37 @@ from statistics import mean, median
 import optuna
 
 from blockwise_lora.judges.samples import Question
-from blockwise_lora.sweep.candidates import Candidate, Space, everything, shared_out
-from blockwise_lora.sweep.effects import effects
+from blockwise_lora.sweep.candidates import (
+    Candidate,
+    Space,
+    everything,
+    shared_out,
+    skips,
+    without,
+)
 from blockwise_lora.sweep.gallery import Gallery
-from blockwise_lora.sweep.outcome import Outcome, row_of
+from blockwise_lora.sweep.outcome import Outcome
 from blockwise_lora.sweep.pictures import Brief
-from blockwise_lora.sweep.search import Guess, affordable, promising, recommend, screen
-from blockwise_lora.sweep.sensitivity import gradient_norms, needs, pulls_apart
-from blockwise_lora.sweep.studies import CONCEPTS, FULL, Pair, skip
+from blockwise_lora.sweep.search import (
+    SEEN_AGAIN,
+    Guess,
+    Means,
+    affordable,
+    best_first,
+    looked_at,
+    screen,
+)
+from blockwise_lora.sweep.sensitivity import ballast, gradient_norms, needs, pulls_apart
+from blockwise_lora.sweep.studies import CONCEPTS, FULL, Concept, Pair, skip
 from blockwise_lora.sweep.workshop import Workshop
 
+log = logging.getLogger(__name__)
+
 FULL_PAIR = Pair(FULL, FULL)
-MASK_PRICE = 0.5
-"""What a mask costs in a pass with others, in trainings of a full adapter: 0.4 (eight in a pass) to
-0.65 (alone) on the embedded model, see benchmarks/training.py. Said beforehand, since finalists are
-chosen before they are trained."""
+FORWARD, EACH_BLOCK = 0.4, 0.6
+"""What a mask's training costs, in trainings of a full adapter: the forward pass, and the rest by
+the share of blocks that it trains. As measured on the embedded model to 0.1 and a little too dear
+(see benchmarks/training.py, step time by mask); finalists are chosen before they are trained."""
 PULLS = 4
 """Batches over which gradients are averaged: noise levels are spread over each, so few will do."""
 
@@ -37,7 +54,8 @@ class Budget:
         trainings: in times of one single training of a full adapter, the two full ones that the
             search starts from included.
         screening: share of what is left after those two that goes into guesses without training.
-        finalists: candidates that are trained at most; fewer where the price allows no more.
+        finalists: candidates that are trained at most, the full pair included; fewer where the
+            price allows no more.
     """
 
     trainings: float = 4.0
@@ -122,17 +140,22 @@ class Search:
         # Two that the bank had have their price all the same.
         spent = max(time.monotonic() - began, 2 * unit)
         ends = time.monotonic() + self.budget.trainings * unit - spent
-        a_look = self._screen(ends)
-        screened = promising(self.study, self.space)
-        price, left = unit * MASK_PRICE, ends - time.monotonic()
+        a_look = self._look(ends)
+        full, *others = self._look_again()
         finalists = affordable(
-            screened, lambda c, m: self.shop.entry(c, m).trained, left / price, a_look / price
+            others,
+            lambda c, mask: self.shop.entry(c, mask).trained,
+            lambda candidate, c: unit * _share(candidate, c),
+            a_look,
+            ends - time.monotonic(),
         )
-        trained = self._train(finalists[: self.budget.finalists])
+        if not finalists:
+            log.warning("sweep.search.trainings: the price left no candidate to train")
+        trained = best_first([full, *self._train(finalists[: self.budget.finalists - 1])])
         seconds = time.monotonic() - began
-        best = recommend(trained).candidate.pair
+        best = trained[0].candidate.pair
         return Found(
-            screened=tuple(screened),
+            screened=tuple(best_first([full, *others])),
             trained=tuple(trained),
             recommended=best,
             outcome=self._outcome([guess.candidate.pair for guess in trained]),
@@ -140,8 +163,8 @@ class Search:
             seconds=seconds,
         )
 
-    def _screen(self, ends: float) -> float:
-        """Look at candidates for a share of the time that is left.
+    def _look(self, ends: float) -> float:
+        """Look at half of the pictures of many candidates, for a share of the time that is left.
 
         Args:
             ends: when the whole search should.
@@ -150,49 +173,59 @@ class Search:
             Seconds that sampling and judging all pictures of a candidate takes.
         """
         until = time.monotonic() + (ends - time.monotonic()) * self.budget.screening
-        halves: list[float] = []
+        took: list[float] = []
 
-        def look(candidate: Candidate, only_half: bool) -> tuple[float, float, float]:
+        def look(candidate: Candidate) -> Means:
             began = time.monotonic()
-            scores = self.gallery.scores(self.gallery.ablated(candidate.pair, only_half))
-            if only_half:
-                halves.append(time.monotonic() - began)
+            scores = self._ablated(candidate, only_half=True)
+            took.append(time.monotonic() - began)
             return scores
 
-        first = [
-            everything(self.space),
-            shared_out(self.space, self._needs()),
+        whole, single = everything(self.space), skips(self.space)
+        self._screen([whole, *single.values()], look, ends=0.0)
+        known = {g.candidate: g.scores for g in looked_at(self.study, self.space)}
+        full = known.get(whole) or look(whole)  # another worker may be at work on it
+        without_one = {key: known[c] for key, c in single.items() if c in known}
+        divided = [
+            without(self.space, ballast(full, without_one, self.shop.smallest_effect)),
+            shared_out(self.space, needs(full, without_one)),
             shared_out(self.space, self._pulls()),
         ]
-        tried = len(set(first))
-        screen(
-            self.study,
-            self.space,
-            first,
-            look,
-            lambda n: n >= tried and time.monotonic() > until,
-        )
-        return 2 * median(halves or [0.0])
+        self._screen(divided, look, until)
+        return 2 * median(took or [0.0])
 
-    def _needs(self) -> dict[str, float]:
-        """From switching each block off in either full adapter."""
-        pairs = [FULL_PAIR, *self._skips()]
-        judged = self.gallery.judged([self.gallery.ablated(p, only_half=True) for p in pairs])
-        rows = [row_of(pair, "ablated") for pair in pairs]
-        return needs(effects(judged, rows, rows[0], self.shop.bootstrap), self._blocks)
+    def _screen(self, first: Sequence[Candidate], look, ends: float) -> None:
+        """These candidates, and Optuna's own until the time has come."""
+        known = {guess.candidate for guess in looked_at(self.study, self.space)}
+        first = [candidate for candidate in first if candidate.trains_both]
+        new = len(set(first) - known)
+
+        def enough(looked: int) -> bool:
+            return looked >= new and time.monotonic() >= ends
+
+        screen(self.study, self.space, first, look, enough)
+
+    def _look_again(self) -> list[Guess]:
+        """The full pair, then the best of the others, by all of their pictures."""
+        whole = everything(self.space)
+        seen = [g.candidate for g in looked_at(self.study, self.space) if g.candidate != whole]
+        best = seen[: max(1, len(seen) // SEEN_AGAIN)]
+        full, *others = (Guess(c, self._ablated(c)) for c in (whole, *best))
+        return [full, *best_first(others)]
+
+    def _ablated(self, candidate: Candidate, only_half: bool = False) -> Means:
+        return self.gallery.scores(self.gallery.ablated(candidate.pair, only_half))
 
     def _pulls(self) -> dict[str, float]:
         """From how hard either lesson pulls at each block before anything is learned."""
         base, lessons = self.shop.base, self.shop.lessons
         return pulls_apart({c: gradient_norms(base, lessons[c], PULLS) for c in CONCEPTS})
 
-    @property
-    def _blocks(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(b for names in self.space.blocks.values() for b in names))
-
     def _skips(self) -> list[Pair]:
-        skips = [skip(block) for block in self._blocks]
-        return [Pair(m, FULL) for m in skips] + [Pair(FULL, m) for m in skips]
+        return [
+            Pair(skip(b), FULL) if c == "character" else Pair(FULL, skip(b))
+            for c, b in skips(self.space)
+        ]
 
     def _outcome(self, trained: Sequence[Pair]) -> Outcome:
         """Everything on the search's own pictures; most of them were sampled before."""
@@ -213,6 +246,12 @@ class Search:
             Guess(candidates[pair], self.gallery.scores(self.gallery.trained(pair)))
             for pair in self.shop.train(list(candidates))
         ]
+
+
+def _share(candidate: Candidate, concept: Concept) -> float:
+    """Of a full adapter's training that one of these blocks takes."""
+    ranks = getattr(candidate, concept).values()
+    return FORWARD + EACH_BLOCK * sum(rank > 0 for rank in ranks) / len(ranks)
 
 
 def _kept_apart(search: Brief, confirm: Brief) -> None:

@@ -1,12 +1,15 @@
 """Search over rank vectors of both adapters: many cheap guesses, few real trainings.
 
-    1  screen    the two full adapters are cut down to a candidate's blocks; costs a few pictures
-    2  train     the most promising candidates, many in one pass, scored in earnest
-    3  confirm   the recommended one, on prompts and seeds that the search never saw
+    1  look        the two full adapters are cut down to a candidate's blocks; half of the pictures
+    2  look again  the best of them, at the other half
+    3  train       the best that the price allows, scored in earnest
+    4  confirm     the recommended one, on prompts and seeds that the search never saw
 
-Candidates come from Optuna (NSGA-II, Deb et al. 2002), after a few that the measured needs of the
-blocks suggest. Its storage may be shared: several workers then screen one study, and none trains
-a mask twice, since trained adapters are found in the bank.
+A candidate costs more with each step, so few go on (successive halving, Jamieson and Talwalkar
+2016). The first ones switch off one block of one adapter; others follow from what that did to the
+scores, and Optuna crosses the best of them (NSGA-II, Deb et al. 2002). Its storage may be shared:
+several workers then look at one study, and none trains a mask twice, since trained adapters are
+found in the bank.
 """
 
 from __future__ import annotations
@@ -14,31 +17,50 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from blockwise_lora.errors import UserError
 from blockwise_lora.sweep.candidates import Candidate, Space
-from blockwise_lora.sweep.frontier import harmonic, pareto
 from blockwise_lora.sweep.studies import CONCEPTS, Concept
 
 OBJECTIVES = ("identity", "style", "prompt")
-MARGIN = 0.25
-"""A candidate is given up half way where others are ahead by this share of the gap in both."""
+SEEN_AGAIN = 4
+"""One candidate in so many is looked at again; the usual rate of successive halving is 2 to 4."""
+COMBINED = "combined"
+
+
+@dataclass(frozen=True)
+class Means:
+    """Mean scores of a candidate's pictures, identity and style with base at 0 and real at 1.
+
+    Attributes:
+        identity, style, prompt: what is searched for.
+        combined: mean over pictures of the harmonic mean of identity and style.
+    """
+
+    identity: float
+    style: float
+    prompt: float
+    combined: float
+
+    @property
+    def objectives(self) -> tuple[float, float, float]:
+        """In the order of OBJECTIVES."""
+        return self.identity, self.style, self.prompt
+
+    @property
+    def merit(self) -> tuple[float, float]:
+        """Higher is better: combined, and among equals (often 0) the weaker of the two."""
+        return self.combined, min(self.identity, self.style)
 
 
 @dataclass(frozen=True)
 class Guess:
-    """A candidate with its scores.
-
-    Attributes:
-        candidate: what was tried.
-        scores: of OBJECTIVES; identity and style with base at 0 and real pictures at 1.
-    """
+    """A candidate with its scores."""
 
     candidate: Candidate
-    scores: tuple[float, float, float]
+    scores: Means
 
 
 def open_study(name: str, storage: str | None, seed: int) -> optuna.Study:
@@ -76,16 +98,16 @@ def screen(
     study: optuna.Study,
     space: Space,
     first: Sequence[Candidate],
-    look: Callable[[Candidate, bool], tuple[float, float, float]],
+    look: Callable[[Candidate], Means],
     enough: Callable[[int], bool],
 ) -> None:
-    """Try candidates without training until there are enough.
+    """Look at candidates without training until there are enough.
 
     Args:
         study: where they are kept; candidates that it has seen are not looked at again.
         space: what may be chosen.
         first: candidates to begin with.
-        look: scores of a candidate, from half of the pictures (True) or all of them.
+        look: scores of a candidate.
         enough: told the number of candidates looked at in this call; True ends the screening.
     """
     for candidate in first:
@@ -99,69 +121,59 @@ def screen(
             study.tell(trial, state=TrialState.FAIL)
             repeats += 1
         elif known:
-            study.tell(trial, known.values)
+            _tell(study, trial, _means(known))
             repeats += 1
         else:
-            _look(study, trial, candidate, look)
+            _tell(study, trial, look(candidate))
             looked, repeats = looked + 1, 0
 
 
-def _look(study: optuna.Study, trial: Trial, candidate: Candidate, look) -> None:
-    half = look(candidate, True)
-    if hopeless(half, [t.values for t in _complete(study)]):
-        study.tell(trial, state=TrialState.PRUNED)
-    else:
-        study.tell(trial, look(candidate, False))
+def _tell(study: optuna.Study, trial: Trial, scores: Means) -> None:
+    trial.set_user_attr(COMBINED, scores.combined)
+    study.tell(trial, scores.objectives)
 
 
-def hopeless(scores: Sequence[float], others: Sequence[Sequence[float]]) -> bool:
-    """Whether another candidate is ahead in identity and in style by MARGIN each."""
-    return any(o[0] >= scores[0] + MARGIN and o[1] >= scores[1] + MARGIN for o in others)
+def _means(trial: FrozenTrial) -> Means:
+    return Means(*trial.values, trial.user_attrs[COMBINED])
 
 
-def promising(study: optuna.Study, space: Space) -> list[Guess]:
-    """All candidates, those worth a training first: the frontier, then by combined score."""
+def best_first(guesses: Sequence[Guess]) -> list[Guess]:
+    """In falling order of merit."""
+    return sorted(guesses, key=lambda guess: guess.scores.merit, reverse=True)
+
+
+def looked_at(study: optuna.Study, space: Space) -> list[Guess]:
+    """All candidates of a study, best first."""
     trials = {str(t.params): t for t in _complete(study)}
-    guesses = [Guess(_candidate(t.params, space), tuple(t.values)) for t in trials.values()]
-    if not guesses:
-        return []
-    scores = np.array([guess.scores for guess in guesses])
-    order = np.lexsort((-combined(scores), ~pareto(scores)))
-    return [guesses[i] for i in order]
+    return best_first([Guess(_candidate(t.params, space), _means(t)) for t in trials.values()])
 
 
 def affordable(
     guesses: Sequence[Guess],
     trained: Callable[[Concept, str], bool],
-    masks: float,
-    a_look: float = 0.0,
+    price: Callable[[Candidate, Concept], float],
+    a_look: float,
+    left: float,
 ) -> list[Guess]:
-    """The most promising candidates that can be paid for, one that needs a training at least.
+    """The best candidates that can be paid for; one that is too dear is passed over.
 
     Args:
         guesses: best first.
         trained: whether a concept's mask needs no training any more.
-        masks: how many may be trained; one that several candidates share counts once.
-        a_look: price of a candidate's pictures and scores, in trainings of a mask.
+        price: of training one of a candidate's masks; one that several share counts once.
+        a_look: price of a candidate's pictures and scores.
+        left: to spend, in the same unit.
     """
     chosen: list[Guess] = []
-    wanted: set[tuple[Concept, str]] = set()
+    bought: set[tuple[Concept, str]] = set()
     for guess in guesses:
-        own = {(c, getattr(guess.candidate.pair, c)) for c in CONCEPTS}
-        more = wanted | {(c, mask) for c, mask in own if not trained(c, mask)}
-        if len(more) + a_look * (len(chosen) + 1) <= masks or not wanted:
-            chosen, wanted = [*chosen, guess], more
+        pair = guess.candidate.pair
+        masks = [(c, getattr(pair, c)) for c in CONCEPTS]
+        new = [mask for mask in masks if mask not in bought and not trained(*mask)]
+        paid = a_look + sum(price(guess.candidate, concept) for concept, _ in new)
+        if paid <= left:
+            chosen, bought, left = [*chosen, guess], bought | set(new), left - paid
     return chosen
-
-
-def combined(scores: np.ndarray) -> np.ndarray:
-    """Harmonic mean of identity and style, (n,), of scores (n, 3)."""
-    return harmonic(scores[:, :2])
-
-
-def recommend(trained: Sequence[Guess]) -> Guess:
-    """The trained candidate with the highest harmonic mean of identity and style."""
-    return trained[int(np.argmax(combined(np.array([g.scores for g in trained]))))]
 
 
 def _suggest(trial: Trial, space: Space) -> Candidate:

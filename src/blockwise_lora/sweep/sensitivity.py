@@ -20,11 +20,9 @@ from blockwise_lora.diffusion.batches import Batch, predict
 from blockwise_lora.diffusion.caches import CachedSet
 from blockwise_lora.diffusion.config import PriorConfig
 from blockwise_lora.diffusion.draws import generator_for
-from blockwise_lora.judges.bootstrap import Interval
-from blockwise_lora.judges.samples import Row
 from blockwise_lora.sweep.bank import Lesson
-from blockwise_lora.sweep.outcome import row_of
-from blockwise_lora.sweep.studies import FULL, Pair, skip
+from blockwise_lora.sweep.search import Means
+from blockwise_lora.sweep.studies import CONCEPTS, FULL, Concept
 
 
 def gradient_norms(base: BaseModel, lesson: Lesson, batches: int = 16) -> dict[str, float]:
@@ -83,22 +81,39 @@ def pulls_apart(norms: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     return {b: shares["character"][b] - shares["style"][b] for b in blocks}
 
 
-def needs(
-    effects: Mapping[Row, Mapping[str, Interval]], blocks: tuple[str, ...]
-) -> dict[str, float]:
+def needs(full: Means, without: Mapping[tuple[Concept, str], Means]) -> dict[str, float]:
     """How much more the pair loses if the character goes without a block than if the style does.
 
     Args:
-        effects: of switching each block off in either full adapter (rows "ablated"), by score.
-        blocks: coarse blocks; one that was not tried in an adapter counts as no loss there.
+        full: scores of the full pair.
+        without: concept and coarse block, to the scores with that block of that adapter off; one
+            that was not tried counts as no loss.
 
     Returns:
-        Coarse block to the difference, on the scale where base is 0 and real is 1.
+        Coarse block to the difference, in identity and style together.
     """
 
-    def loss(pair: Pair) -> float:
-        found = effects.get(row_of(pair, "ablated"))
-        means = [found[s].mean for s in ("identity", "style")] if found else [0.0]
-        return -sum(m for m in means if not math.isnan(m))
+    def loss(concept: Concept, block: str) -> float:
+        left = without.get((concept, block), full)
+        return full.identity + full.style - left.identity - left.style
 
-    return {b: loss(Pair(skip(b), FULL)) - loss(Pair(FULL, skip(b))) for b in blocks}
+    blocks = dict.fromkeys(block for _, block in without)
+    return {b: loss("character", b) - loss("style", b) for b in blocks}
+
+
+def ballast(
+    full: Means, without: Mapping[tuple[Concept, str], Means], smallest: float
+) -> dict[Concept, set[str]]:
+    """Blocks whose switching off helps: identity and style together are better without.
+
+    Args:
+        full: scores of the full pair.
+        without: as in `needs`.
+        smallest: gain that counts.
+    """
+    found: dict[Concept, set[str]] = {c: set() for c in CONCEPTS}
+    for (concept, block), means in without.items():
+        gain = [a - b for a, b in zip(means.merit, full.merit, strict=True)]
+        if max(gain) >= smallest and min(gain) >= 0:
+            found[concept].add(block)
+    return found

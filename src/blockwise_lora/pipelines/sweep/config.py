@@ -31,7 +31,7 @@ class SearchConfig:
     screening: float = 0.5
     """Share of what is left after those two for guesses without training."""
     finalists: int = 8
-    """Candidates that are trained at most; fewer where the price allows no more."""
+    """Trained pairs at most, the full one included; fewer where the price allows no more."""
     ranks: tuple[int, ...] = ()
     """Ranks to try for a block beside none and the full one."""
     storage: str | None = None
