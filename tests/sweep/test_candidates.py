@@ -8,7 +8,9 @@ from blockwise_lora.blocks.structure import BlockMap
 from blockwise_lora.sweep.candidates import (
     Candidate,
     Space,
+    alone,
     everything,
+    keeping,
     mask_of,
     shared_out,
     skips,
@@ -69,6 +71,9 @@ def test_blocks_are_left_out_of_one_adapter(blocks):
     assert len(single) == 18
     assert str(single["style", "out3"].pair) == "all / in0-out2"
     one = Space({"character": ("mid",), "style": ("mid", "out3")}, space.ranks)
+    assert str(alone(space)["character", "mid"].pair) == "mid / all"
+    assert len(alone(space)) == 18
+    assert keeping(space, {"style": ("out2", "out3")}) == without(space, {"style": NINE[:-2]})
     assert list(skips(one)) == [("style", "mid"), ("style", "out3")], "nobody is left with nothing"
 
 

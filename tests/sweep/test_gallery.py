@@ -9,9 +9,10 @@ from blockwise_lora.judges.panel import JudgeConfig, Panel
 from blockwise_lora.judges.protocol import BootstrapConfig
 from blockwise_lora.judges.samples import BASE, Question, References, Row
 from blockwise_lora.sweep import gallery as module
+from blockwise_lora.sweep import pictures
 from blockwise_lora.sweep.gallery import Gallery
 from blockwise_lora.sweep.outcome import row_of
-from blockwise_lora.sweep.pictures import Brief, joined
+from blockwise_lora.sweep.pictures import Brief
 from blockwise_lora.sweep.studies import CONCEPTS, FULL, Pair
 from blockwise_lora.sweep.workshop import Workshop
 
@@ -46,37 +47,23 @@ def gallery(shop) -> Gallery:
     return Gallery(shop, BRIEF, QUESTIONS)
 
 
-def test_a_second_look_samples_only_the_other_half(gallery, monkeypatch):
-    half = gallery.ablated(CUT, only_half=True)
-    assert {row.seed for row in half.samples.rows} == {0}
+def test_a_quick_look_is_half_of_the_seeds_in_half_of_the_steps(gallery, monkeypatch):
     sampled = []
 
     def counted(*args, **kwargs):
-        sampled.append(args[2])
+        sampled.append((args[2], kwargs["config"].steps))
         return real(*args, **kwargs)
-
-    import blockwise_lora.sweep.pictures as pictures
 
     real = pictures.sample_conditions
     monkeypatch.setattr(pictures, "sample_conditions", counted)
-    whole = gallery.ablated(CUT)
-    assert sampled == [(1, 2)]
+    quick, whole = (gallery.ablated(CUT, quick=flag) for flag in (True, False))
+    gallery.ablated(CUT, quick=True)
+    assert sampled == [((0,), 1), ((0, 1, 2), 2)], "each once"
+    assert {row.seed for row in quick.samples.rows} == {0}
     assert {(r.prompt_index, r.seed) for r in whole.samples.rows} == {
         (prompt, seed) for prompt in (0, 1) for seed in BRIEF.seeds
     }
-
-
-def test_halves_are_the_pictures_that_would_be_sampled_at_once(gallery, shop):
-    at_once = dict(iter_by_place(shop.studio(BRIEF).samples(shop.ablated(CUT))))
-    halves = dict(iter_by_place(gallery.ablated(CUT).samples))
-    assert halves.keys() == at_once.keys()
-    for place, picture in halves.items():
-        difference = np.asarray(picture).astype(int) - np.asarray(at_once[place]).astype(int)
-        assert np.abs(difference).max() <= 1
-
-
-def iter_by_place(samples):
-    return (((row.prompt_index, row.seed), picture) for row, picture in samples)
+    assert [t.row for t in (quick, whole)] == [row_of(CUT, "ablated")] * 2
 
 
 def test_what_every_candidate_is_judged_with_is_looked_at_once(gallery, shop, monkeypatch):
@@ -88,7 +75,7 @@ def test_what_every_candidate_is_judged_with_is_looked_at_once(gallery, shop, mo
         return real(judge, pictures)
 
     monkeypatch.setattr(type(shop.panel.dino), "images", counted)
-    tried = [gallery.ablated(FULL_PAIR, only_half=True), gallery.ablated(CUT)]
+    tried = [gallery.ablated(FULL_PAIR, quick=True), gallery.ablated(CUT)]
     apart = [gallery.judged([one]) for one in tried]
     assert looked == [5 + 6, 2, 6], "references and base pictures, then each candidate's own"
     monkeypatch.setattr(module, "judge", without_memory)
@@ -114,11 +101,12 @@ def test_an_outcome_compares_with_the_full_pair_on_all_seeds(gallery):
     assert outcome.scores[row_of(CUT, "ablated")]["prompt"].n == 6
 
 
-def test_one_seed_is_half_and_whole(shop):
+def test_one_seed_and_one_step_are_not_halved(shop):
     shop.train([FULL_PAIR])
-    one = Gallery(shop, dataclasses.replace(BRIEF, seeds=(4,)), QUESTIONS)
-    half, whole = (one.ablated(CUT, only_half=flag).samples for flag in (True, False))
-    assert half.rows == whole.rows == joined([half]).rows and len(half) == 2
+    sampling = dataclasses.replace(BRIEF.sampling, steps=1)
+    one = Gallery(shop, dataclasses.replace(BRIEF, seeds=(4,), sampling=sampling), QUESTIONS)
+    quick, whole = (one.ablated(CUT, quick=flag).samples for flag in (True, False))
+    assert quick.rows == whole.rows and len(quick) == 2
 
 
 def test_where_base_pictures_are_as_good_as_real_ones_the_plain_score_is_compared(gallery, caplog):

@@ -3,8 +3,16 @@ import dataclasses
 import pytest
 
 from blockwise_lora.adapters import AdapterSpec, attached_names
+from blockwise_lora.sweep.candidates import Space, keeping
 from blockwise_lora.sweep.search import Means
-from blockwise_lora.sweep.sensitivity import ballast, gradient_norms, needs, pulls_apart
+from blockwise_lora.sweep.sensitivity import (
+    ballast,
+    foretold,
+    gradient_norms,
+    needs,
+    pulls_apart,
+    shares,
+)
 
 
 def test_gradients_are_of_the_blocks_that_have_layers(base, lesson):
@@ -53,9 +61,37 @@ def test_ballast_is_what_a_pair_is_better_without():
     assert found == {"character": {"in0"}, "style": {"mid"}}
 
 
+def test_shares_by_hand():
+    assert shares({"in0": 3.0, "mid": 0.0, "out3": 4.0}) == {"in0": 0.36, "mid": 0.0, "out3": 0.64}
+
+
 def test_pulls_are_compared_as_shares():
-    """One lesson pulls ten times as hard everywhere; only where it pulls counts."""
     apart = pulls_apart(
-        {"character": {"mid": 30.0, "out3": 10.0}, "style": {"in0": 2.0, "out3": 2.0}}
+        {"character": {"mid": 0.75, "out3": 0.25}, "style": {"in0": 0.5, "out3": 0.5}}
     )
     assert apart == {"mid": 0.75, "out3": -0.25, "in0": -0.5}
+
+
+def test_a_block_regains_as_much_as_it_pulls():
+    space = Space(
+        {"character": ("in0", "mid", "out3"), "style": ("in0", "out3")},
+        {"character": (0, 4, 8), "style": (0, 8)},
+    )
+    pulled = {
+        "character": {"in0": 0.25, "mid": 0.0, "out3": 0.75},
+        "style": {"in0": 0.36, "out3": 0.64},
+    }
+    cut, full = Means(0.2, 0.8, 0.5, 0.3), Means(1.0, 0.4, 0.7, 0.6)
+
+    def told(**kept) -> Means:
+        return foretold(cut, full, keeping(space, kept), pulled)
+
+    assert told(character=["in0"]).objectives == pytest.approx((0.6, 0.6, 0.6))  # half way
+    assert told(character=["in0"]).combined == pytest.approx(0.6)
+    assert told(character=["in0"], style=["out3"]).objectives[0] == pytest.approx(0.2 + 0.8 * 0.4)
+    assert told(character=["mid"]).objectives == cut.objectives, "nothing pulls there"
+    assert told().objectives == pytest.approx(full.objectives)
+    low = space.candidate(
+        {"character": {"in0": 4, "mid": 0, "out3": 0}, "style": {"in0": 8, "out3": 8}}
+    )
+    assert foretold(cut, full, low, pulled).identity == pytest.approx(0.6), "a low rank learns, too"

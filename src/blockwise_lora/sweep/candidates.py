@@ -106,24 +106,27 @@ def mask_of(ranks: Mapping[str, int], full: int) -> str:
     return "+".join(terms)
 
 
-def everything(space: Space) -> Candidate:
-    """Both adapters with all blocks at the full rank."""
-    return without(space, {})
-
-
-def without(space: Space, blocks: Mapping[Concept, Collection[str]]) -> Candidate:
-    """All blocks of each adapter but these.
+def keeping(space: Space, blocks: Mapping[Concept, Collection[str]]) -> Candidate:
+    """These blocks at the full rank; an adapter that is not named keeps all.
 
     Args:
         space: what may be chosen.
-        blocks: concept to the coarse blocks that it goes without.
+        blocks: concept to coarse blocks.
     """
+    kept = {c: blocks.get(c, space.blocks[c]) for c in CONCEPTS}
     return space.candidate(
-        {
-            c: {b: 0 if b in blocks.get(c, ()) else space.full[c] for b in space.blocks[c]}
-            for c in CONCEPTS
-        }
+        {c: {b: space.full[c] if b in kept[c] else 0 for b in space.blocks[c]} for c in CONCEPTS}
     )
+
+
+def everything(space: Space) -> Candidate:
+    """Both adapters with all blocks at the full rank."""
+    return keeping(space, {})
+
+
+def without(space: Space, blocks: Mapping[Concept, Collection[str]]) -> Candidate:
+    """All blocks of each adapter but these."""
+    return keeping(space, {c: set(space.blocks[c]) - set(left) for c, left in blocks.items()})
 
 
 def skips(space: Space) -> dict[tuple[Concept, str], Candidate]:
@@ -133,6 +136,11 @@ def skips(space: Space) -> dict[tuple[Concept, str], Candidate]:
     """
     found = {(c, b): without(space, {c: {b}}) for c in CONCEPTS for b in space.blocks[c]}
     return {key: candidate for key, candidate in found.items() if candidate.trains_both}
+
+
+def alone(space: Space) -> dict[tuple[Concept, str], Candidate]:
+    """Concept and block, to the candidate in which that adapter has nothing else."""
+    return {(c, b): keeping(space, {c: {b}}) for c in CONCEPTS for b in space.blocks[c]}
 
 
 def shared_out(space: Space, character_needs: Mapping[str, float]) -> Candidate:

@@ -15,7 +15,7 @@ from blockwise_lora.judges.samples import BASE, Question, Row, Sample
 from blockwise_lora.judges.scores import Judged, harmonic_mean
 from blockwise_lora.sweep.effects import scaled
 from blockwise_lora.sweep.outcome import Outcome, Tried, assess
-from blockwise_lora.sweep.pictures import Brief, Stack, joined
+from blockwise_lora.sweep.pictures import Brief
 from blockwise_lora.sweep.search import OBJECTIVES, Means
 from blockwise_lora.sweep.studies import Pair
 from blockwise_lora.sweep.workshop import Workshop
@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 class Gallery:
     """Samples and judges one candidate after the other.
 
-    Half of the seeds may do for a first look; the other half is then sampled only for those that
-    deserve it. What every candidate is judged with, the judges look at once.
+    A first look may be quick: half of the seeds in half of the denoising steps, a quarter of the
+    price. What every candidate is judged with, the judges look at once.
 
     Args:
         shop: where it is done.
@@ -38,22 +38,17 @@ class Gallery:
     def __init__(self, shop: Workshop, brief: Brief, questions: Sequence[Question]) -> None:
         self.shop, self.questions = shop, tuple(questions)
         self._without_scale: set[str] = set()
-        half = max(1, len(brief.seeds) // 2)
-        parts = (brief.seeds[:half], brief.seeds[half:])
-        self._studios = [shop.studio(replace(brief, seeds=seeds)) for seeds in parts if seeds]
-
-    def pictures(self, stack: Stack, only_half: bool = False) -> SampleSet:
-        """A stack's pictures; what was sampled before is not again."""
-        studios = self._studios[:1] if only_half else self._studios
-        return joined(studio.samples(stack) for studio in studios)
+        self._studio = shop.studio(brief)
+        self._quick = shop.studio(_quick(brief))
 
     def trained(self, pair: Pair) -> Tried:
         """A pair with adapters of its own."""
-        return Tried(pair, "trained", self.pictures(self.shop.trained(pair)))
+        return Tried(pair, "trained", self._studio.samples(self.shop.trained(pair)))
 
-    def ablated(self, pair: Pair, only_half: bool = False) -> Tried:
+    def ablated(self, pair: Pair, quick: bool = False) -> Tried:
         """A pair that the full adapters are cut down to."""
-        return Tried(pair, "ablated", self.pictures(self.shop.ablated(pair), only_half))
+        studio = self._quick if quick else self._studio
+        return Tried(pair, "ablated", studio.samples(self.shop.ablated(pair)))
 
     def scores(self, tried: Tried) -> Means:
         """Mean scores: base pictures at 0 and real ones at 1, where these differ.
@@ -100,7 +95,7 @@ class Gallery:
     @cached_property
     def _base(self) -> SampleSet:
         """The base model's pictures."""
-        return joined(studio.base_samples() for studio in self._studios)
+        return self._studio.base_samples()
 
     @cached_property
     def _seen(self) -> Views:
@@ -109,3 +104,8 @@ class Gallery:
         return self.shop.panel.look(
             [*references.character, *references.style, *self._base.pictures]
         )
+
+
+def _quick(brief: Brief) -> Brief:
+    sampling = replace(brief.sampling, steps=max(1, brief.sampling.steps // 2))
+    return replace(brief, seeds=brief.seeds[: max(1, len(brief.seeds) // 2)], sampling=sampling)

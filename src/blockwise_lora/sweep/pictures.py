@@ -120,13 +120,6 @@ def cut_down(adapter: Adapter, ranks: Mapping[str, int]) -> Adapter:
     return replace(adapter, updates=kept)
 
 
-def joined(parts: Iterable[SampleSet]) -> SampleSet:
-    """Pictures of one stack that were sampled apart."""
-    parts = list(parts)
-    rows = (row for part in parts for row in part.rows)
-    return SampleSet(tuple(rows), tuple(p for part in parts for p in part.pictures))
-
-
 @dataclass(frozen=True)
 class Studio:
     """Samples stacks, and remembers them on disk.

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import mean, median
 
 import optuna
@@ -14,6 +15,7 @@ from blockwise_lora.judges.samples import Question
 from blockwise_lora.sweep.candidates import (
     Candidate,
     Space,
+    alone,
     everything,
     shared_out,
     skips,
@@ -31,7 +33,14 @@ from blockwise_lora.sweep.search import (
     looked_at,
     screen,
 )
-from blockwise_lora.sweep.sensitivity import ballast, gradient_norms, needs, pulls_apart
+from blockwise_lora.sweep.sensitivity import (
+    ballast,
+    foretold,
+    gradient_norms,
+    needs,
+    pulls_apart,
+    shares,
+)
 from blockwise_lora.sweep.studies import CONCEPTS, FULL, Concept, Pair, skip
 from blockwise_lora.sweep.workshop import Workshop
 
@@ -44,6 +53,9 @@ the share of blocks that it trains. As measured on the embedded model to 0.1 and
 (see benchmarks/training.py, step time by mask); finalists are chosen before they are trained."""
 PULLS = 4
 """Batches over which gradients are averaged: noise levels are spread over each, so few will do."""
+PULLED = 0.01
+"""Share of its lesson's gradient from which on a block is left out by itself and tried by itself:
+for the others neither makes a difference."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +65,14 @@ class Budget:
     Attributes:
         trainings: in times of one single training of a full adapter, the two full ones that the
             search starts from included.
-        screening: share of what is left after those two that goes into guesses without training.
+        screening: share of what is left after those two that goes into quick guesses without
+            training.
         finalists: candidates that are trained at most, the full pair included; fewer where the
             price allows no more.
     """
 
     trainings: float = 4.0
-    screening: float = 0.5
+    screening: float = 0.3
     finalists: int = 8
 
     def __post_init__(self) -> None:
@@ -79,7 +92,8 @@ class Found:
     """The outcome of a search.
 
     Attributes:
-        screened: candidates that were looked at without training, best first.
+        screened: candidates that were looked at twice, and what is foretold of their training, best
+            first; the full pair with its own scores.
         trained: those that were trained, with their scores on the search's pictures.
         recommended: the pair to use.
         outcome: on the search's pictures: the full pair, the trained candidates, and each block of
@@ -140,8 +154,8 @@ class Search:
         # Two that the bank had have their price all the same.
         spent = max(time.monotonic() - began, 2 * unit)
         ends = time.monotonic() + self.budget.trainings * unit - spent
-        a_look = self._look(ends)
-        full, *others = self._look_again()
+        self._look(time.monotonic() + (ends - time.monotonic()) * self.budget.screening)
+        full, others, a_look = self._look_again()
         finalists = affordable(
             others,
             lambda c, mask: self.shop.entry(c, mask).trained,
@@ -163,63 +177,68 @@ class Search:
             seconds=seconds,
         )
 
-    def _look(self, ends: float) -> float:
-        """Look at half of the pictures of many candidates, for a share of the time that is left.
-
-        Args:
-            ends: when the whole search should.
-
-        Returns:
-            Seconds that sampling and judging all pictures of a candidate takes.
-        """
-        until = time.monotonic() + (ends - time.monotonic()) * self.budget.screening
-        took: list[float] = []
-
-        def look(candidate: Candidate) -> Means:
-            began = time.monotonic()
-            scores = self._ablated(candidate, only_half=True)
-            took.append(time.monotonic() - began)
-            return scores
-
-        whole, single = everything(self.space), skips(self.space)
-        self._screen([whole, *single.values()], look, ends=0.0)
-        known = {g.candidate: g.scores for g in looked_at(self.study, self.space)}
-        full = known.get(whole) or look(whole)  # another worker may be at work on it
-        without_one = {key: known[c] for key, c in single.items() if c in known}
+    def _look(self, until: float) -> None:
+        """Quick pictures of many candidates, until the time has come."""
+        space, whole = self.space, everything(self.space)
+        off, only = (
+            {key: c for key, c in kind.items() if self._shares[key[0]].get(key[1], 0.0) >= PULLED}
+            for kind in (skips(space), alone(space))
+        )
+        self._screen([whole, *off.values(), *only.values()], until=0.0)
+        known = {g.candidate: g.scores for g in looked_at(self.study, space)}
+        full = known.get(whole) or self._quick(whole)  # another worker may be at work on it
+        without_one = {key: known[c] for key, c in off.items() if c in known}
         divided = [
-            without(self.space, ballast(full, without_one, self.shop.smallest_effect)),
-            shared_out(self.space, needs(full, without_one)),
-            shared_out(self.space, self._pulls()),
+            without(space, ballast(full, without_one, self.shop.smallest_effect)),
+            shared_out(space, needs(full, without_one)),
+            shared_out(space, pulls_apart(self._shares)),
         ]
-        self._screen(divided, look, until)
-        return 2 * median(took or [0.0])
+        self._screen(divided, until)
 
-    def _screen(self, first: Sequence[Candidate], look, ends: float) -> None:
+    def _screen(self, first: Sequence[Candidate], until: float) -> None:
         """These candidates, and Optuna's own until the time has come."""
         known = {guess.candidate for guess in looked_at(self.study, self.space)}
         first = [candidate for candidate in first if candidate.trains_both]
         new = len(set(first) - known)
 
         def enough(looked: int) -> bool:
-            return looked >= new and time.monotonic() >= ends
+            return looked >= new and time.monotonic() >= until
 
-        screen(self.study, self.space, first, look, enough)
+        screen(self.study, self.space, first, self._quick, enough)
 
-    def _look_again(self) -> list[Guess]:
-        """The full pair, then the best of the others, by all of their pictures."""
-        whole = everything(self.space)
-        seen = [g.candidate for g in looked_at(self.study, self.space) if g.candidate != whole]
-        best = seen[: max(1, len(seen) // SEEN_AGAIN)]
-        full, *others = (Guess(c, self._ablated(c)) for c in (whole, *best))
-        return [full, *best_first(others)]
+    def _look_again(self) -> tuple[Guess, list[Guess], float]:
+        """All pictures of the full pair, and of the others that promise most once trained.
 
-    def _ablated(self, candidate: Candidate, only_half: bool = False) -> Means:
-        return self.gallery.scores(self.gallery.ablated(candidate.pair, only_half))
+        Returns:
+            The full pair, the others by what is foretold, and the median seconds of such a look.
+        """
+        whole, took = everything(self.space), []
 
-    def _pulls(self) -> dict[str, float]:
-        """From how hard either lesson pulls at each block before anything is learned."""
+        def look(candidate: Candidate) -> Means:
+            began = time.monotonic()
+            scores = self.gallery.scores(self.gallery.ablated(candidate.pair))
+            took.append(time.monotonic() - began)
+            return scores
+
+        quick = {g.candidate: g.scores for g in looked_at(self.study, self.space)}
+        start = quick.pop(whole, None) or self._quick(whole)
+        hopeful = best_first([self._foretold(c, found, start) for c, found in quick.items()])
+        hopeful = hopeful[: max(1, len(quick) // SEEN_AGAIN)]
+        full = look(whole)
+        others = [self._foretold(g.candidate, look(g.candidate), full) for g in hopeful]
+        return Guess(whole, full), best_first(others), median(took)
+
+    def _foretold(self, candidate: Candidate, ablated: Means, full: Means) -> Guess:
+        return Guess(candidate, foretold(ablated, full, candidate, self._shares))
+
+    def _quick(self, candidate: Candidate) -> Means:
+        return self.gallery.scores(self.gallery.ablated(candidate.pair, quick=True))
+
+    @cached_property
+    def _shares(self) -> dict[Concept, dict[str, float]]:
+        """How hard either lesson pulls at each block before anything is learned."""
         base, lessons = self.shop.base, self.shop.lessons
-        return pulls_apart({c: gradient_norms(base, lessons[c], PULLS) for c in CONCEPTS})
+        return {c: shares(gradient_norms(base, lessons[c], PULLS)) for c in CONCEPTS}
 
     def _skips(self) -> list[Pair]:
         return [

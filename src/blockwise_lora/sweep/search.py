@@ -1,15 +1,15 @@
 """Search over rank vectors of both adapters: many cheap guesses, few real trainings.
 
-    1  look        the two full adapters are cut down to a candidate's blocks; half of the pictures
-    2  look again  the best of them, at the other half
+    1  look        the two full adapters are cut down to a candidate's blocks; quick pictures
+    2  look again  all pictures of those that promise most once they are trained
     3  train       the best that the price allows, scored in earnest
     4  confirm     the recommended one, on prompts and seeds that the search never saw
 
 A candidate costs more with each step, so few go on (successive halving, Jamieson and Talwalkar
-2016). The first ones switch off one block of one adapter; others follow from what that did to the
-scores, and Optuna crosses the best of them (NSGA-II, Deb et al. 2002). Its storage may be shared:
-several workers then look at one study, and none trains a mask twice, since trained adapters are
-found in the bank.
+2016). The first ones switch off one block of one adapter, or all but one; others follow from what
+that did to the scores, and Optuna crosses the best of them (NSGA-II, Deb et al. 2002). Its storage
+may be shared: several workers then look at one study, and none trains a mask twice, since trained
+adapters are found in the bank.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from blockwise_lora.sweep.candidates import Candidate, Space
 from blockwise_lora.sweep.studies import CONCEPTS, Concept
 
 OBJECTIVES = ("identity", "style", "prompt")
-SEEN_AGAIN = 4
-"""One candidate in so many is looked at again; the usual rate of successive halving is 2 to 4."""
+SEEN_AGAIN = 8
+"""One candidate in so many is looked at again: that costs four times as much as a quick look."""
 COMBINED = "combined"
 
 

@@ -20,7 +20,9 @@ from blockwise_lora.diffusion.batches import Batch, predict
 from blockwise_lora.diffusion.caches import CachedSet
 from blockwise_lora.diffusion.config import PriorConfig
 from blockwise_lora.diffusion.draws import generator_for
+from blockwise_lora.judges.scores import harmonic_mean
 from blockwise_lora.sweep.bank import Lesson
+from blockwise_lora.sweep.candidates import Candidate
 from blockwise_lora.sweep.search import Means
 from blockwise_lora.sweep.studies import CONCEPTS, FULL, Concept
 
@@ -28,8 +30,8 @@ from blockwise_lora.sweep.studies import CONCEPTS, FULL, Concept
 def gradient_norms(base: BaseModel, lesson: Lesson, batches: int = 16) -> dict[str, float]:
     """How hard the lesson pulls at each coarse block of a full adapter that has learned nothing.
 
-    At the start B is zero, so only B has a gradient. Root mean square over the values of B in a
-    block and over batches: large and small blocks are told apart by pull, not by size.
+    At the start B is zero, so only B has a gradient: its length over all values of B in a block,
+    root mean square over batches.
 
     Args:
         base: its U-Net is as before when this returns.
@@ -49,6 +51,7 @@ def gradient_norms(base: BaseModel, lesson: Lesson, batches: int = 16) -> dict[s
         ups = {key: layer.lora_B[name].weight for key, layer in adapted_layers(base.unet, name)}
         cached = CachedSet.of(base, lesson.images, draws)
         squares = dict.fromkeys(blocks.coarse, 0.0)
+        touched = {coarse[blocks.layers[key][0].name] for key in ups}
         for step in range(batches):
             batch = Batch.of(base, cached, draws, step)
             loss = batch.loss(predict(base, [batch]))
@@ -56,29 +59,56 @@ def gradient_norms(base: BaseModel, lesson: Lesson, batches: int = 16) -> dict[s
                 ups, torch.autograd.grad(loss, list(ups.values())), strict=True
             ):
                 squares[coarse[blocks.layers[key][0].name]] += gradient.square().sum().item()
-        sizes = dict.fromkeys(blocks.coarse, 0)
-        for key, up in ups.items():
-            sizes[coarse[blocks.layers[key][0].name]] += up.numel()
-        return {b: math.sqrt(squares[b] / (batches * n)) for b, n in sizes.items() if n}
+        return {b: math.sqrt(square / batches) for b, square in squares.items() if b in touched}
     finally:
         detach(base.unet, name)
 
 
-def pulls_apart(norms: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+def shares(norms: Mapping[str, float]) -> dict[str, float]:
+    """Of the whole gradient's squared length, by block."""
+    whole = sum(norm**2 for norm in norms.values())
+    return {block: norm**2 / whole for block, norm in norms.items()}
+
+
+def pulls_apart(shares: Mapping[Concept, Mapping[str, float]]) -> dict[str, float]:
     """How much more of its pull the character's lesson puts on a block than the style's does.
 
     Args:
-        norms: concept to `gradient_norms`; a block without a layer has no pull.
+        shares: concept to the shares of its blocks; a block without a layer has no pull.
 
     Returns:
-        Coarse block to the difference of shares, each of all that its lesson pulls.
+        Coarse block to the difference of shares.
     """
-    blocks = dict.fromkeys(block for pulls in norms.values() for block in pulls)
-    shares = {
-        c: {b: pulls.get(b, 0.0) / sum(pulls.values()) for b in blocks}
-        for c, pulls in norms.items()
-    }
-    return {b: shares["character"][b] - shares["style"][b] for b in blocks}
+    blocks = dict.fromkeys(block for pulls in shares.values() for block in pulls)
+    mine, theirs = shares["character"], shares["style"]
+    return {b: mine.get(b, 0.0) - theirs.get(b, 0.0) for b in blocks}
+
+
+def foretold(
+    ablated: Means,
+    full: Means,
+    candidate: Candidate,
+    shares: Mapping[Concept, Mapping[str, float]],
+) -> Means:
+    """Scores to expect of a candidate once it is trained.
+
+    Blocks that are trained without the others take over some of what these did. How much they can
+    is foretold from the start: the length of the gradient on the candidate's blocks beside that on
+    all blocks. So far the scores move from what is left of the full pair towards its own.
+
+    Args:
+        ablated: of the full adapters cut down to the candidate.
+        full: of the full pair.
+        candidate: its masks.
+        shares: concept to the shares of its blocks.
+    """
+    kept = math.prod(
+        math.sqrt(sum(shares[c].get(b, 0.0) for b, rank in getattr(candidate, c).items() if rank))
+        for c in CONCEPTS
+    )
+    pairs = zip(ablated.objectives, full.objectives, strict=True)
+    identity, style, prompt = (a + kept * (f - a) for a, f in pairs)
+    return Means(identity, style, prompt, float(harmonic_mean(identity, style)))
 
 
 def needs(full: Means, without: Mapping[tuple[Concept, str], Means]) -> dict[str, float]:

@@ -28,8 +28,8 @@ class SearchConfig:
 
     trainings: float = 4.0
     """What it may cost, in times of one single training; the two full adapters count."""
-    screening: float = 0.5
-    """Share of what is left after those two for guesses without training."""
+    screening: float = 0.3
+    """Share of what is left after those two for quick guesses without training."""
     finalists: int = 8
     """Trained pairs at most, the full one included; fewer where the price allows no more."""
     ranks: tuple[int, ...] = ()
