@@ -14,6 +14,7 @@ ARROWS = {
     "errors": set(),
     "parameters": {"errors"},
     "atomic": {"errors"},
+    "lettering": set(),
     "blocks": set(),
     "adapters": {"blocks"},
     "imagesets": set(),
@@ -23,7 +24,7 @@ ARROWS = {
     "sweep": {"blocks", "adapters", "diffusion", "imagesets", "judges"},
     "emoji": {"blocks", "adapters", "diffusion", "imagesets", "judges", "report"},
 }
-EVERYWHERE = {"errors", "parameters", "atomic"}
+EVERYWHERE = {"errors", "parameters", "atomic", "lettering"}
 ABOVE = {"kedro", "kedro_datasets", "kedro_viz", "mlflow", "dvc", "click"}
 UPPER = {"cli", "commands", "datasets", "hooks", "pipeline_registry", "pipelines", "settings"}
 HEAVY = {"torch", "torchvision", "diffusers", "transformers", "peft", "open_clip", "timm", "mlflow"}

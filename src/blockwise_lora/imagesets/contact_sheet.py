@@ -1,18 +1,18 @@
 """One picture of a whole curation: what was kept, and what was dropped with its reason."""
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from blockwise_lora.imagesets.decoding import DecodeError, decode
 from blockwise_lora.imagesets.images import ImageSet
 from blockwise_lora.imagesets.report import CurationReport
 from blockwise_lora.imagesets.screening import Verdict
+from blockwise_lora.lettering import letter, lines, shorten
 
 TILE, MARGIN, COLUMNS, LINES, LINE, HEAD = 112, 8, 8, 6, 13, 26
-LETTERS = 19  # in a line, as a rule
+WORDS, TITLE = 10, 13  # sizes of letters, in pixels
 Ink = tuple[int, int, int]
 INK, GREY, RED, ORANGE = (20, 20, 20), (225, 225, 225), (176, 32, 32), (190, 100, 0)
 
@@ -55,7 +55,8 @@ def contact_sheet(images: ImageSet, report: CurationReport, limit: int = 80) -> 
     sheet = Image.new("RGB", (width, height), "white")
     draw, top = ImageDraw.Draw(sheet), 0
     for heading, tiles in sections:
-        draw.text((MARGIN, top + 5), f"{report.folder}: {heading}", INK, ImageFont.load_default(14))
+        title, font = letter(f"{report.folder}: {heading}", TITLE)
+        draw.text((MARGIN, top + 5), title, INK, font)
         top += HEAD
         for index, drawn in enumerate(tiles):
             row, column = divmod(index, COLUMNS)
@@ -91,25 +92,25 @@ def tile(image: Image.Image | None, name: str, *texts: tuple[str, Ink]) -> Image
         method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
         size = tuple(max(1, round(side * scale)) for side in image.size)
         canvas.paste(image.resize(size, method), tuple((TILE - side) // 2 for side in size))
-    font = ImageFont.load_default(11)
-    lines = [(_shortened(name), INK)]
-    lines += [(line, ink) for text, ink in texts for line in textwrap.wrap(text, LETTERS)]
-    for number, (line, ink) in enumerate(lines[:LINES]):
+    own, font = letter(_own_name(name), WORDS)
+    drawn = [(shorten(own, font, TILE), INK, font)]
+    for text, ink in texts:
+        told, font = lines(text, WORDS, TILE, most=LINES)
+        drawn += [(line, ink, font) for line in told]
+    for number, (line, ink, font) in enumerate(drawn[:LINES]):
         draw.text((0, TILE + 1 + number * LINE), line, ink, font)
     return canvas
 
 
-def _shortened(name: str) -> str:
-    """The file's own name in one line: its folder left out, then its middle."""
-    name = name.rpartition("/")[2]
-    half = LETTERS // 2 - 1
-    return name if len(name) <= LETTERS else f"{name[:half]}…{name[-half:]}"
+def _own_name(name: str) -> str:
+    """The file's, without its folder."""
+    return name.rpartition("/")[2]
 
 
 def _why(verdict: Verdict) -> str:
     number = "" if verdict.number is None else f" ({verdict.number:g})"
     # Whose copy it is says more than how it was measured.
-    rest = f" of {_shortened(verdict.twin)}" if verdict.twin else f": {verdict.detail}"
+    rest = f" of {_own_name(verdict.twin)}" if verdict.twin else f": {verdict.detail}"
     return f"{verdict.reason}{number}{rest}"
 
 

@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
+
+from blockwise_lora.lettering import lines
 
 PAPER, INK, FAINT, FRAME = "#ffffff", "#1b1f24", "#667080", "#d5dae1"
 GAP = 8
 """Pixels between tiles."""
+Line = tuple[str, ImageFont.FreeTypeFont, str]
+"""Text, font and colour."""
 
 
 @dataclass(frozen=True)
@@ -49,45 +51,47 @@ def draw_grid(columns: Sequence[Column], rows: Sequence[str], tile: int = 128) -
     if any(len(column.pictures) != len(rows) for column in columns):
         raise ValueError("every column of a grid needs a picture, or None, for every row")
     head = [_header(column, tile) for column in columns]
-    names = [_wrap(row, _font(14), tile) for row in rows]
-    label_width = max(_width(line, _font(14)) for lines in names for line in lines) + 2 * GAP
-    head_height = max(sum(size + 4 for _, size, _ in lines) for lines in head) + GAP
+    names = [lines(row, 14, tile) for row in rows]
+    widest = max(font.getlength(line) for told, font in names for line in told)
+    label_width = round(widest) + 2 * GAP
+    head_height = max(sum(font.size + 4 for _, font, _ in one) for one in head) + GAP
     lefts, left = [], label_width + GAP
     for column in columns:
         left += 2 * GAP if column.apart else 0
         lefts.append(left)
         left += tile + GAP
     canvas = Image.new("RGB", (left + GAP, GAP + head_height + len(rows) * (tile + GAP)), PAPER)
-    for column, lines, x in zip(columns, head, lefts, strict=True):
-        _draw_header(canvas, lines, x + tile // 2, GAP + head_height - GAP)
+    for column, header, x in zip(columns, head, lefts, strict=True):
+        _draw_header(canvas, header, x + tile // 2, GAP + head_height - GAP)
         for i, picture in enumerate(column.pictures):
             _place(canvas, picture, (x, GAP + head_height + i * (tile + GAP)), tile)
-    for i, lines in enumerate(names):
-        _draw_label(canvas, lines, label_width, GAP + head_height + i * (tile + GAP) + tile // 2)
+    for i, label in enumerate(names):
+        _draw_label(canvas, *label, label_width, GAP + head_height + i * (tile + GAP) + tile // 2)
     return canvas
 
 
-def _header(column: Column, tile: int) -> list[tuple[str, int, str]]:
-    """Lines of a column's head: text, size in pixels, colour."""
-    title = [(line, 15, INK) for line in _wrap(column.title, _font(15, bold=True), tile)]
-    return title + [(line, 12, FAINT) for line in _wrap(column.note, _font(12), tile)]
+def _header(column: Column, tile: int) -> list[Line]:
+    """Lines of a column's head."""
+    title, bold = lines(column.title, 15, tile, bold=True)
+    note, plain = lines(column.note, 12, tile)
+    return [(line, bold, INK) for line in title] + [(line, plain, FAINT) for line in note]
 
 
-def _draw_header(
-    canvas: Image.Image, lines: list[tuple[str, int, str]], centre: int, bottom: int
+def _draw_header(canvas: Image.Image, header: list[Line], centre: int, bottom: int) -> None:
+    draw = ImageDraw.Draw(canvas)
+    y = bottom - sum(font.size + 4 for _, font, _ in header)
+    for text, font, colour in header:
+        draw.text((centre, y), text, colour, font, anchor="ma")
+        y += font.size + 4
+
+
+def _draw_label(
+    canvas: Image.Image, label: list[str], font: ImageFont.FreeTypeFont, right: int, middle: int
 ) -> None:
     draw = ImageDraw.Draw(canvas)
-    y = bottom - sum(size + 4 for _, size, _ in lines)
-    for text, size, colour in lines:
-        draw.text((centre, y), text, colour, _font(size, bold=colour == INK), anchor="ma")
-        y += size + 4
-
-
-def _draw_label(canvas: Image.Image, lines: list[str], right: int, middle: int) -> None:
-    draw = ImageDraw.Draw(canvas)
-    top = middle - len(lines) * 9
-    for i, line in enumerate(lines):
-        draw.text((right - GAP, top + i * 18), line, INK, _font(14), anchor="ra")
+    top = middle - len(label) * 9
+    for i, line in enumerate(label):
+        draw.text((right - GAP, top + i * 18), line, INK, font, anchor="ra")
 
 
 def _place(
@@ -96,7 +100,8 @@ def _place(
     x, y = corner
     draw = ImageDraw.Draw(canvas)
     if picture is None:
-        draw.text((x + tile // 2, y + tile // 2), "none", FAINT, _font(12), anchor="mm")
+        (none,), font = lines("none", 12, tile)
+        draw.text((x + tile // 2, y + tile // 2), none, FAINT, font, anchor="mm")
     else:
         shown = _fit(picture, tile)
         canvas.paste(shown, (x + (tile - shown.width) // 2, y + (tile - shown.height) // 2))
@@ -113,34 +118,3 @@ def _fit(picture: Image.Image, tile: int) -> Image.Image:
         return picture.resize(size, Image.Resampling.NEAREST)
     size = tuple(max(1, round(edge * tile / longest)) for edge in picture.size)
     return picture.resize(size, Image.Resampling.LANCZOS)
-
-
-def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int, most: int = 5) -> list[str]:
-    """Break a text into at most `most` lines; words too long for a line are broken as well."""
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if _width(longer, font) <= width:
-            lines[-1] = longer
-            continue
-        if lines[-1]:
-            lines.append("")
-        for letter in word:
-            if _width(lines[-1] + letter, font) > width:
-                lines.append("")
-            lines[-1] += letter
-    lines = [line for line in lines if line]
-    return lines if len(lines) <= most else [*lines[: most - 1], lines[most - 1][:-1] + "…"]
-
-
-def _width(text: str, font: ImageFont.FreeTypeFont) -> int:
-    return round(font.getlength(text))
-
-
-@cache
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib and knows more scripts than Pillow's own font."""
-    import matplotlib
-
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, size)
