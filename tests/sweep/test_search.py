@@ -10,6 +10,7 @@ from blockwise_lora.sweep.search import (
     looked_at,
     open_study,
     screen,
+    worth,
 )
 
 BLOCKS = ("in0", "in1", "mid", "out2", "out3")
@@ -108,6 +109,18 @@ def test_best_is_who_has_both_in_the_same_pictures():
     ]
     worse = Guess(space, Means(0.9, -0.4, 0.0, 0.0))  # no picture has both: the weaker score tells
     assert best_first([*guesses, worse]) == [both, mixed, one_sided, neither, worse]
+
+
+def test_what_promises_most_for_its_price_comes_first():
+    full = Means(0.7, 0.3, 0.0, 0.4)
+    a, b, c, d = (
+        Guess(everything(SPACE), Means(0.5, 0.5, 0.0, both)) for both in (0.5, 0.46, 0.39, 0.2)
+    )
+    assert worth(a, full, 0.5) == pytest.approx(0.2)
+    assert worth(b, full, 0.25) > worth(a, full, 0.5) > worth(c, full, 0.01)
+    assert worth(c, full, 0.5) > worth(d, full, 0.01), (
+        "what promises nothing is not better for less"
+    )
 
 
 def test_a_database_that_is_not_there_is_named_without_its_password(tmp_path):

@@ -32,6 +32,7 @@ from blockwise_lora.sweep.search import (
     best_first,
     looked_at,
     screen,
+    worth,
 )
 from blockwise_lora.sweep.sensitivity import (
     ballast,
@@ -53,6 +54,8 @@ the share of blocks that it trains. As measured on the embedded model to 0.1 and
 (see benchmarks/training.py, step time by mask); finalists are chosen before they are trained."""
 PULLS = 4
 """Batches over which gradients are averaged: noise levels are spread over each, so few will do."""
+A_LOOK = 0.05
+"""Price of a candidate that needs no training, likewise: pictures and scores."""
 PULLED = 0.01
 """Share of its lesson's gradient from which on a block is left out by itself and tried by itself:
 for the others neither makes a difference."""
@@ -210,7 +213,8 @@ class Search:
         """All pictures of the full pair, and of the others that promise most once trained.
 
         Returns:
-            The full pair, the others by what is foretold, and the median seconds of such a look.
+            The full pair; the others, those first that are most worth their price; and the median
+            seconds of such a look.
         """
         whole, took = everything(self.space), []
 
@@ -222,11 +226,22 @@ class Search:
 
         quick = {g.candidate: g.scores for g in looked_at(self.study, self.space)}
         start = quick.pop(whole, None) or self._quick(whole)
-        hopeful = best_first([self._foretold(c, found, start) for c, found in quick.items()])
-        hopeful = hopeful[: max(1, len(quick) // SEEN_AGAIN)]
+        hopeful = [self._foretold(c, found, start) for c, found in quick.items()]
+        hopeful = self._most_worth(hopeful, start)[: max(1, len(quick) // SEEN_AGAIN)]
         full = look(whole)
         others = [self._foretold(g.candidate, look(g.candidate), full) for g in hopeful]
-        return Guess(whole, full), best_first(others), median(took)
+        return Guess(whole, full), self._most_worth(others, full), median(took)
+
+    def _most_worth(self, guesses: Sequence[Guess], full: Means) -> list[Guess]:
+        """First those that promise most over the full pair for their price."""
+
+        def key(guess: Guess) -> float:
+            masks = [(c, getattr(guess.candidate.pair, c)) for c in CONCEPTS]
+            new = [c for c, mask in masks if not self.shop.entry(c, mask).trained]
+            price = sum(_share(guess.candidate, c) for c in new)
+            return worth(guess, full, max(price, A_LOOK))
+
+        return sorted(guesses, key=key, reverse=True)
 
     def _foretold(self, candidate: Candidate, ablated: Means, full: Means) -> Guess:
         return Guess(candidate, foretold(ablated, full, candidate, self._shares))

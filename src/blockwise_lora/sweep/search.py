@@ -142,6 +142,16 @@ def best_first(guesses: Sequence[Guess]) -> list[Guess]:
     return sorted(guesses, key=lambda guess: guess.scores.merit, reverse=True)
 
 
+def worth(guess: Guess, than: Means, price: float) -> float:
+    """What a candidate promises over another, in `combined`, for each unit of its price.
+
+    Improvement per second chooses among candidates of different cost (Snoek et al. 2012, section
+    3.2). Where none is promised, the price is no help, and nearness counts.
+    """
+    gain = guess.scores.combined - than.combined
+    return gain / price if gain > 0 else gain
+
+
 def looked_at(study: optuna.Study, space: Space) -> list[Guess]:
     """All candidates of a study, best first."""
     trials = {str(t.params): t for t in _complete(study)}
@@ -155,10 +165,10 @@ def affordable(
     a_look: float,
     left: float,
 ) -> list[Guess]:
-    """The best candidates that can be paid for; one that is too dear is passed over.
+    """The first candidates that can be paid for; one that is too dear is passed over.
 
     Args:
-        guesses: best first.
+        guesses: in the order of preference.
         trained: whether a concept's mask needs no training any more.
         price: of training one of a candidate's masks; one that several share counts once.
         a_look: price of a candidate's pictures and scores.
