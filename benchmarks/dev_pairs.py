@@ -52,7 +52,9 @@ ROOT = Path(__file__).resolve().parents[1]
 RAW, RESULTS = ROOT / "data" / "01_raw", ROOT / "benchmarks" / "results"
 CACHE = user_cache_path("blockwise_lora") / "benchmarks" / "dev_pairs"
 STYLE = "openmoji"
-VARIANTS = ("lora", "locon", "blockwise")
+VARIANTS = ("lora", "locon", "blockwise", "keyed")
+CONTROLLED = ("lora", "keyed")
+"""Variants whose adapters, and whose trigger words, are exchanged as well."""
 REAL = {"identity": REAL_CHARACTER, "style": REAL_STYLE}
 
 
@@ -198,12 +200,13 @@ def judge_pair(shop: Workshop, panel: Panel, pair: Pair) -> tuple[Judged, dict[s
         }
         conditions = ["character", "style", "both"]
         samples += as_samples(shop.sample(pair, adapters, conditions, variant))
-        if variant == VARIANTS[0]:
+        if variant in CONTROLLED:
             swapped = {"character": adapters["style"], "style": adapters["character"]}
-            samples += as_samples(shop.sample(pair, swapped, ["character", "style"], "swapped"))
+            exchanged = shop.sample(pair, swapped, ["character", "style"], f"{variant}, swapped")
             words = permuted(pair)
-            samples += as_samples(shop.sample(words, adapters, ["both"], "permuted"))
-            samples += as_samples(shop.sample(words, adapters, ["both"], "permuted, off", 0.0))
+            samples += as_samples(exchanged)
+            samples += as_samples(shop.sample(words, adapters, ["both"], f"{variant}, permuted"))
+    samples += as_samples(shop.sample(permuted(pair), adapters, ["both"], "permuted, off", 0.0))
     references = References(tuple(p.open() for p in faces), tuple(p.open() for p in drawn))
     judged = evaluate(panel, samples, pair.questions, references).judged
     return judged, {score: list(gap(judged, score)) for score in REAL}
@@ -251,17 +254,19 @@ def summary(judged: dict[str, Judged]) -> dict:
         table[str(row)] = {
             s: vars_of(interval(t, np.random.default_rng(0))) for s, t in scores.items() if t
         }
-    gaps = {
-        "identity, character only": Row(VARIANTS[0], "character"),
-        "identity, swapped (style adapter instead)": Row("swapped", "character"),
-        "style, style only": Row(VARIANTS[0], "style"),
-        "style, swapped (character adapter instead)": Row("swapped", "style"),
-    }
-    shares = {k: vars_of(closed(judged, row, k.split(",")[0])) for k, row in gaps.items()}
-    for variant in (*VARIANTS, "permuted", "permuted, off"):
+    gaps = {}
+    for v in CONTROLLED:
+        gaps |= {
+            f"identity, {v}: character only": Row(v, "character"),
+            f"identity, {v}: the style's adapter instead": Row(f"{v}, swapped", "character"),
+            f"style, {v}: style only": Row(v, "style"),
+            f"style, {v}: the character's adapter instead": Row(f"{v}, swapped", "style"),
+        }
+    exchanged = [f"{v}, permuted" for v in CONTROLLED]
+    for variant in (*VARIANTS, *exchanged, "permuted, off"):
         for score in ("identity", "style"):
-            name = f"{score}, both as {variant}"
-            shares[name] = vars_of(closed(judged, Row(variant, "both"), score))
+            gaps[f"{score}, both: {variant}"] = Row(variant, "both")
+    shares = {k: vars_of(closed(judged, row, k.split(",")[0])) for k, row in gaps.items()}
     differences = {
         f"{a} - {b}, {score}": vars_of(
             interval(

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import dev_pairs
 import numpy as np
-from dev_pairs import RAW, ROOT, STYLE, VARIANTS, Pair, as_samples, parameters
+from dev_pairs import RAW, ROOT, STYLE, Pair, as_samples, parameters
 
 from blockwise_lora.diffusion.checkpoints import configuration_hash
 from blockwise_lora.diffusion.prompts import fill_all
-from blockwise_lora.diffusion.samples import SampleSet
+from blockwise_lora.diffusion.samples import SampleSet, Seeds
 from blockwise_lora.imagesets import ImageSet
 from blockwise_lora.judges.bootstrap import Scores, interval
 from blockwise_lora.judges.panel import JudgeConfig, Panel
@@ -90,7 +90,9 @@ class Setting:
     def brief(self, pair: Pair, first_seed: int) -> tuple[Brief, list[Question]]:
         """The sweep's own prompts."""
         templates = tuple(self.sweep["prompts"])
-        seeds = tuple(range(first_seed, first_seed + self.sweep["pictures_per_prompt"]))
+        each = self.sweep["pictures_per_prompt"]
+        firsts = range(first_seed, first_seed + each * len(templates), each)
+        seeds = tuple(tuple(range(first, first + each)) for first in firsts)
         plain = fill_all(templates, "base", pair.character, pair.style)
         return self._brief(pair, templates, seeds), [Question(text) for text in plain]
 
@@ -98,7 +100,7 @@ class Setting:
         """Expressions that neither adapter saw, with their true pictures."""
         return self._brief(pair, pair.templates, tuple(self.shop.seeds)), list(pair.questions)
 
-    def _brief(self, pair: Pair, templates: tuple[str, ...], seeds: tuple[int, ...]) -> Brief:
+    def _brief(self, pair: Pair, templates: tuple[str, ...], seeds: Seeds) -> Brief:
         return Brief(templates, seeds, pair.character, pair.style, self.sampling)
 
     def study(self, shop: Workshop) -> Study:
@@ -189,9 +191,10 @@ def measure_default_job(setting: Setting) -> dict[str, float]:
     pair = Pair.of(TIMED, setting.shop.words)
     shop, seconds, adapters = setting.shop, {}, {}
     images = setting.pictures(pair.family, pair.character.class_word)
+    compared = parameters("variants")["compare"]
     with timed(seconds, "train"), tempfile.TemporaryDirectory() as scratch:
         bank = Bank(Path(scratch))
-        for variant in VARIANTS:
+        for variant in compared:
             lessons = setting.lessons(pair, images, variant)
             for concept, lesson in lessons.items():
                 mask = lesson.spec.blocks
@@ -199,7 +202,7 @@ def measure_default_job(setting: Setting) -> dict[str, float]:
                 adapters[variant, concept] = bank.entry(shop.base, lesson, mask).read()
     with timed(seconds, "sample"):
         samples = as_samples(shop.sample(pair, {}, ["base"], ""))
-        for variant in VARIANTS:
+        for variant in compared:
             both = {c: adapters[variant, c] for c in CONCEPTS}
             made = shop.sample(pair, both, ["character", "style", "both"], variant)
             samples += as_samples(made)

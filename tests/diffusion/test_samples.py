@@ -63,6 +63,22 @@ def test_every_prompt_and_seed_under_every_condition(base):
     assert np.abs(plain[0] - plain[1]).max() > 5
 
 
+def test_prompts_may_have_seeds_of_their_own(base):
+    shared = take(base, ["base"])
+    templates = ["{style}, {character}, up", "{character}"]
+
+    def sampled(seeds):
+        words = {"character": CAT, "style": STYLE}
+        return sample_conditions(base, templates, seeds, ["base"], **words, config=CONFIG)
+
+    own = sampled(((3,), (0, 4)))
+    assert [(row.prompt_index, row.seed) for row in own.rows] == [(0, 3), (1, 0), (1, 4)]
+    for place in ({"prompt_index": 0, "seed": 3}, {"prompt_index": 1, "seed": 4}):
+        assert np.abs(pixels(own, **place) - pixels(shared, **place)).max() <= 1
+    with pytest.raises(ValueError, match="seeds for 3 prompts, but there are 2"):
+        sampled(((1,), (2,), (3,)))
+
+
 def test_conditions_switch_adapters_and_words(base):
     """Each condition equals sampling by hand with these adapters alone."""
     with_adapters(base)

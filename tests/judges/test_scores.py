@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from blockwise_lora.judges.bootstrap import Scores
 from blockwise_lora.judges.panel import Views, fingerprint
 from blockwise_lora.judges.samples import (
     BASE,
@@ -156,6 +157,20 @@ def test_scores_of_a_row_are_ordered_by_prompt_and_seed():
     assert (scores.prompts, scores.seeds) == ((0, 1), (2, 4))
     assert np.isnan(scores.values[1, 0])
     assert scores.values[1, 1] == pytest.approx(0, abs=1e-6)
+
+
+def test_prompts_with_seeds_of_their_own_share_columns():
+    """No column is half empty, and rows that were given the same seeds are paired."""
+
+    def row(name: str, pictures: dict) -> Scores:
+        drawn = [Sample(Row(name, "both"), p, s, blank(7)) for p, s in pictures]
+        return judged(*drawn).scores(Row(name, "both"), "prompt")
+
+    a, b = (row(name, [(0, 2), (0, 4), (1, 6), (1, 8)]) for name in "ab")
+    assert a.seeds == ((2, 6), (4, 8)) and a.values.shape == (2, 2)
+    assert not np.isnan(a.values).any() and (a - b).seeds == a.seeds
+    other = row("c", [(0, 2), (0, 4), (1, 6), (1, 10)])
+    assert (a - other).values.shape == (2, 1), "other noise: means are compared"
 
 
 @pytest.mark.parametrize("missing", ["character", "style"])

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _METADATA = "metadata.jsonl"
+Seeds = Sequence[int] | Sequence[Sequence[int]]
+"""Of the initial noise: the same for every prompt, or each prompt's own."""
 _ACTIVE: Mapping[Condition, tuple[str, ...]] = {
     "base": (),
     "character": ("character",),
@@ -167,10 +169,23 @@ class SampleSet:
         return cls(tuple(rows), tuple(pictures))
 
 
+def seeds_by_prompt(seeds: Seeds, prompts: int) -> tuple[tuple[int, ...], ...]:
+    """The seeds of each prompt.
+
+    Raises:
+        ValueError: own seeds are told for another number of prompts.
+    """
+    if all(isinstance(seed, int) for seed in seeds):
+        return (tuple(seeds),) * prompts
+    if len(seeds) != prompts:
+        raise ValueError(f"seeds for {len(seeds)} prompts, but there are {prompts}")
+    return tuple(tuple(own) for own in seeds)
+
+
 def sample_conditions(
     base: BaseModel,
     templates: Sequence[str],
-    seeds: Sequence[int],
+    seeds: Seeds,
     conditions: Sequence[Condition],
     *,
     character: Concept,
@@ -189,7 +204,7 @@ def sample_conditions(
         base: the model with the adapters `character` and `style` attached, so far as the
             conditions need them; whatever else is attached is off.
         templates: prompts, see `prompts`.
-        seeds: of the initial noise.
+        seeds: of the initial noise; for all prompts, or a sequence for each.
         conditions: which combinations of adapters.
         character: words for the character.
         style: words for the style.
@@ -204,13 +219,14 @@ def sample_conditions(
         AdapterError, MaskError: an adapter is missing or a strength does not fit.
     """
     prompts = {c: fill_all(templates, c, character, style) for c in conditions}
+    own = seeds_by_prompt(seeds, len(templates))
     rows: list[SampleRow] = []
     pictures: list[Image.Image] = []
     for condition in conditions:
         new = [
             SampleRow(condition, i, prompt, seed, variant)
             for i, prompt in enumerate(prompts[condition])
-            for seed in seeds
+            for seed in own[i]
         ]
         active = {name: getattr(strengths, name) for name in _ACTIVE[condition]}
         times = {name: getattr(schedules, name) for name in active}

@@ -41,12 +41,12 @@ class Scores:
 
     Attributes:
         prompts: identity of each prompt (or other cluster), p.
-        seeds: identity of each seed, s.
+        seeds: identity of each column, s: a seed, or one for each prompt.
         values: (p, s) scores, NaN where there is no picture or nothing to compare it with.
     """
 
     prompts: tuple[int, ...]
-    seeds: tuple[int, ...]
+    seeds: tuple[int | tuple[int, ...], ...]
     values: np.ndarray
 
     def __sub__(self, other: "Scores") -> "Scores":

@@ -85,16 +85,29 @@ class Judged:
         return places
 
     def scores(self, row: Row, score: str) -> Scores:
-        """One row's values of one score, by prompt and seed."""
-        mine = self._places.get(row, [])
-        prompts = sorted({self.samples[i].prompt for i in mine})
-        seeds = sorted({self.samples[i].seed for i in mine})
-        table = np.full((len(prompts), len(seeds)), np.nan)
-        for i in mine:
+        """One row's values of one score, by prompt and seed.
+
+        Where each prompt has seeds of its own, as many as the others, a column holds one of each.
+        """
+        own: dict[int, dict[int, float]] = {}
+        for i in self._places.get(row, []):
             sample = self.samples[i]
-            place = prompts.index(sample.prompt), seeds.index(sample.seed)
-            table[place] = self.values[score][i]
-        return Scores(tuple(prompts), tuple(seeds), table)
+            own.setdefault(sample.prompt, {})[sample.seed] = self.values[score][i]
+        prompts = sorted(own)
+        columns = _columns([sorted(own[prompt]) for prompt in prompts])
+        table = [
+            [own[prompt].get(column[k], np.nan) for column in columns]
+            for k, prompt in enumerate(prompts)
+        ]
+        seeds = tuple(c[0] if len(set(c)) == 1 else c for c in columns)
+        return Scores(tuple(prompts), seeds, np.array(table).reshape(len(prompts), len(columns)))
+
+
+def _columns(seeds: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+    """A seed for each prompt in every column."""
+    if len({len(own) for own in seeds}) == 1:
+        return list(zip(*seeds, strict=True))
+    return [(seed,) * len(seeds) for seed in sorted({seed for own in seeds for seed in own})]
 
 
 def score_samples(

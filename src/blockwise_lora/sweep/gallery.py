@@ -108,4 +108,5 @@ class Gallery:
 
 def _quick(brief: Brief) -> Brief:
     sampling = replace(brief.sampling, steps=max(1, brief.sampling.steps // 2))
-    return replace(brief, seeds=brief.seeds[: max(1, len(brief.seeds) // 2)], sampling=sampling)
+    halves = tuple(own[: max(1, len(own) // 2)] for own in brief.seeds_by_prompt)
+    return replace(brief, seeds=halves, sampling=sampling)

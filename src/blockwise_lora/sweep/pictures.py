@@ -24,7 +24,7 @@ from blockwise_lora.diffusion.attached import lending
 from blockwise_lora.diffusion.base import BaseModel
 from blockwise_lora.diffusion.checkpoints import configuration_hash
 from blockwise_lora.diffusion.prompts import Concept
-from blockwise_lora.diffusion.samples import SampleSet, sample_conditions
+from blockwise_lora.diffusion.samples import SampleSet, sample_conditions, seeds_by_prompt
 from blockwise_lora.diffusion.sampling import SamplingConfig
 from blockwise_lora.sweep.bank import Entry
 from blockwise_lora.sweep.studies import CONCEPTS, Pair
@@ -36,16 +36,21 @@ class Brief:
 
     Attributes:
         templates: prompts, see `diffusion.prompts`.
-        seeds: of the initial noise.
+        seeds: of the initial noise; for all prompts, or a tuple for each.
         character, style: words for the concepts.
         sampling: how to sample.
     """
 
     templates: tuple[str, ...]
-    seeds: tuple[int, ...]
+    seeds: tuple[int, ...] | tuple[tuple[int, ...], ...]
     character: Concept
     style: Concept
     sampling: SamplingConfig
+
+    @property
+    def seeds_by_prompt(self) -> tuple[tuple[int, ...], ...]:
+        """The seeds of each prompt."""
+        return seeds_by_prompt(self.seeds, len(self.templates))
 
 
 @dataclass(frozen=True)

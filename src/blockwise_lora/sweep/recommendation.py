@@ -290,7 +290,7 @@ def _share(candidate: Candidate, concept: Concept) -> float:
 
 def _kept_apart(search: Brief, confirm: Brief) -> None:
     prompts = set(search.templates) & set(confirm.templates)
-    seeds = set(search.seeds) & set(confirm.seeds)
+    seeds = set().union(*search.seeds_by_prompt) & set().union(*confirm.seeds_by_prompt)
     if prompts or seeds:
         shared = ", ".join(sorted(prompts) or map(str, sorted(seeds)))
         raise ValueError(

@@ -14,6 +14,7 @@ from blockwise_lora.pipelines.training.recipes import CONCEPTS, resolve, words
 
 if TYPE_CHECKING:
     from blockwise_lora.diffusion.prompts import PromptTemplate
+    from blockwise_lora.diffusion.samples import Seeds
     from blockwise_lora.imagesets import ImageSet
     from blockwise_lora.judges.samples import Question
     from blockwise_lora.sweep.bank import Lesson, Trainer
@@ -88,14 +89,18 @@ def own_prompts(config: SweepConfig, first_seed: int, parameters: Mapping[str, A
     """The sweep's own prompts: what is asked, and how the judges see it.
 
     Returns:
-        A `Brief` and its questions, which know no true picture.
+        A `Brief` and its questions, which know no true picture. Each prompt has seeds of its own:
+        what a picture shows depends on its noise more than on its prompt or mask, and all masks
+        share it.
     """
     from blockwise_lora.diffusion.prompts import fill_all
     from blockwise_lora.judges.samples import Question
 
     concepts = {c: words(c, parameters[c]) for c in CONCEPTS}
     plain = fill_all(config.prompts, "base", concepts["character"], concepts["style"])
-    seeds = range(first_seed, first_seed + config.pictures_per_prompt)
+    each = config.pictures_per_prompt
+    firsts = range(first_seed, first_seed + each * len(config.prompts), each)
+    seeds = [tuple(range(first, first + each)) for first in firsts]
     return _brief(config.prompts, seeds, parameters), [Question(text) for text in plain]
 
 
@@ -117,7 +122,7 @@ def comparison_prompts(
     return _brief(templates, seeds, parameters), questions
 
 
-def _brief(templates: Sequence[str], seeds: Sequence[int], parameters: Mapping[str, Any]) -> Brief:
+def _brief(templates: Sequence[str], seeds: Seeds, parameters: Mapping[str, Any]) -> Brief:
     from blockwise_lora.diffusion.samples import CombinationConfig
     from blockwise_lora.sweep.pictures import Brief
 

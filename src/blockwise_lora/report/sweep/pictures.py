@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from PIL import Image
 
@@ -39,16 +40,13 @@ def picture_grid(outcome: Outcome, prompts: Sequence[str], pairs: Sequence[Pair]
 
 
 def pair_sheet(outcome: Outcome, prompts: Sequence[str], pair: Pair) -> Image.Image:
-    """One pair's pictures, prompts down and seeds across, for its record."""
-    places = _places(outcome)
-    shown = _shown(outcome)
-    seeds = sorted({seed for _, seed in places})
-    indices = sorted({prompt for prompt, _ in places})
-    columns = [
-        Column(f"seed {seed}", tuple(shown.get((row_of(pair), i, seed)) for i in indices))
-        for seed in seeds
-    ]
-    return draw_grid(columns, [prompts[i] for i in indices])
+    """One pair's pictures, prompts down, each prompt's pictures across, for its record."""
+    shown, own = _shown(outcome), {}
+    for prompt, seed in _places(outcome):
+        own.setdefault(prompt, []).append(shown.get((row_of(pair), prompt, seed)))
+    columns = zip_longest(*own.values())
+    drawn = [Column(f"picture {n}", tuple(pictures)) for n, pictures in enumerate(columns, 1)]
+    return draw_grid(drawn, [prompts[prompt] for prompt in own])
 
 
 def thumbnails(outcome: Outcome) -> dict[Pair, Image.Image]:
