@@ -234,12 +234,14 @@ class Search:
 
     def _most_worth(self, guesses: Sequence[Guess], full: Means) -> list[Guess]:
         """First those that promise most over the full pair for their price."""
+        # What is foretold is a mean of means, so it is compared with the like.
+        than = self._foretold(everything(self.space), full, full).scores
 
         def key(guess: Guess) -> float:
             masks = [(c, getattr(guess.candidate.pair, c)) for c in CONCEPTS]
             new = [c for c, mask in masks if not self.shop.entry(c, mask).trained]
             price = sum(_share(guess.candidate, c) for c in new)
-            return worth(guess, full, max(price, A_LOOK))
+            return worth(guess, than, max(price, A_LOOK))
 
         return sorted(guesses, key=key, reverse=True)
 
