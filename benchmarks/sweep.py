@@ -1,6 +1,6 @@
 """What does the `paper` study cost, and does the search find as good a pair of masks?
 
-    python benchmarks/sweep.py                          # about 45 minutes on one idle core
+    python benchmarks/sweep.py                          # about 75 minutes on one core
     python benchmarks/sweep.py --make-run-seconds 290 --study-seconds 900
     python benchmarks/sweep.py --quick                  # shows that it works, in minutes
 
