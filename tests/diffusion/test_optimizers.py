@@ -1,3 +1,4 @@
+import subprocess
 import sys
 
 import pytest
@@ -95,6 +96,19 @@ def test_eight_bits_are_a_quarter_of_the_memory():
         slots = optimizer.state[parameters[0]].values()
         sizes[name] = sum(t.nbytes for t in slots if isinstance(t, torch.Tensor))
     assert sizes["adamw8bit"] < 0.3 * sizes["adamw"]
+
+
+def test_bitsandbytes_is_hidden_from_all_but_its_optimiser(monkeypatch):
+    """A Kedro process would import it, and PyTorch's compiler with it, for nothing."""
+    code = (
+        "import sys, blockwise_lora.settings, blockwise_lora.diffusion.trainer, diffusers\n"
+        "assert sys.modules['bitsandbytes'] is None and 'torch._inductor.compile_fx' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    parameters = [nn.Parameter(torch.ones(8, 8))]
+    take_steps(made("adamw8bit", parameters), parameters, 1)
+    assert (parameters[0] < 1).all()
 
 
 def test_adafactor_keeps_rows_and_columns_only():

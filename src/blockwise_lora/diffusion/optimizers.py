@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -165,6 +166,8 @@ def _number(value: float) -> Tensor:
 
 
 def _extra(package: str) -> Any:
+    if package == "bitsandbytes" and sys.modules.get(package, package) is None:
+        del sys.modules[package]  # hidden from the others who would import it, by settings.py
     try:
         return __import__(package)
     except ImportError as error:
