@@ -29,7 +29,7 @@ SOURCE = ROOT / "src"
 @pytest.fixture(scope="module")
 def two_workers(tmp_path_factory):
     """Yields where the workers have their scratch folders."""
-    os.environ["RAY_worker_niceness"] = "0"  # else other tests take all the time there is
+    os.environ |= {"RAY_worker_niceness": "0"}  # else other tests take all the time there is
     scratch = tmp_path_factory.mktemp("scratch")
     variables = {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1", "TMPDIR": str(scratch)}
     ray.init(
