@@ -1,3 +1,4 @@
+import optuna
 import pytest
 
 from blockwise_lora.errors import UserError
@@ -97,6 +98,20 @@ def test_no_candidate_is_looked_at_twice_also_by_a_later_worker(tmp_path):
     assert len(last.trials) >= 40
     found = {str(g.candidate.pair): g.scores for g in looked_at(last, SPACE)}
     assert found["all / all"] == landscape(everything(SPACE)), "scores survive the database"
+
+
+def test_trials_of_an_earlier_version_are_looked_at_anew():
+    study = open_study("old", None, seed=0)
+    screen(study, SPACE, [everything(SPACE)], landscape, lambda n: n >= 1)
+    (trial,) = study.trials
+    old = open_study("older", None, seed=0)
+    old.add_trial(
+        optuna.trial.create_trial(
+            params=trial.params, distributions=trial.distributions, values=[9.0, 9.0, 9.0]
+        )
+    )
+    assert looked_at(old, SPACE) == []
+    assert [g.scores for g in looked_at(study, SPACE)] == [landscape(everything(SPACE))]
 
 
 def test_best_is_who_has_both_in_the_same_pictures():

@@ -212,7 +212,9 @@ def _candidate(parameters: Mapping[str, int], space: Space) -> Candidate:
 
 
 def _complete(study: optuna.Study) -> list[FrozenTrial]:
-    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    """Those with all scores; a database may hold others, of an earlier version."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return [trial for trial in trials if COMBINED in trial.user_attrs]
 
 
 def _seen(study: optuna.Study, trial: Trial) -> FrozenTrial | None:
