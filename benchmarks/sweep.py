@@ -7,8 +7,9 @@
 Study: wall time of the cat's `paper` study with many masks in a pass beside that of `make run`.
 What it takes one mask at a time is reckoned from every eighth mask; sampling and judging are the
 same work for any number of masks in a pass, so they are timed once. By itself the script times work
-alone, of `make run` that of its three variants; the two options tell what the whole commands took
-(`make run`, then `kedro run --pipelines sweep`), and their ratio is reported beside it. Search: for
+alone, of `make run` that of its three variants. The two options tell what the whole commands took:
+`make run` in a fresh clone, then `kedro run --pipelines sweep` there, with nothing beside them; their
+ratio is reported, too. Search: for
 each dev pair, the pair of masks that the search recommends against the best one of the `paper`
 study; both were chosen on the sweep's own prompts and are compared on held-out expressions and
 seeds.
@@ -23,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -53,7 +55,7 @@ def page(result: dict) -> str:
     """The results as Markdown."""
     lines = ["# Sweep and search", ""]
     lines += [f"Base model {result['base'][:12]}, {result['threads']} threads.", ""]
-    lines += ["Command: `python benchmarks/sweep.py`", ""]
+    lines += [f"Command: `{result['command']}`", ""]
     lines += _study_lines(result["study"]) + _search_lines(result["search"], result["seeds"])
     return "\n".join(lines) + "\n"
 
@@ -66,7 +68,8 @@ def _study_lines(study: dict) -> list[str]:
         f"style, {pairs['trained']} trained pairs and {pairs['ablated']} ablated ones; "
         f"{study['at_once']} masks in a pass. One at a time is reckoned from every {EVERY}th mask "
         f"({sum(study['masks_trained_alone'].values())} trainings). `make run` is its work, "
-        "without processes and loading, where nothing else is said.",
+        "without processes and loading, where nothing else is said. The commands are `make run` in "
+        "a fresh clone and `kedro run --pipelines sweep` after it, as timed by whoever ran them.",
         "",
         "| | wall time, s |",
         "|---|---|",
@@ -170,6 +173,7 @@ def main() -> None:
     if any(told) != all(told):
         parser.error("--make-run-seconds and --study-seconds go together")
     result["study"] = with_ratios(study, default, told if all(told) else None)
+    result["command"] = " ".join(("python benchmarks/sweep.py", *sys.argv[1:]))
     families = options.families[:2] if options.quick else options.families
     seeds = result["seeds"] = setting.shop.seeds
     found = {f: parts.get(f"{f} {seeds}", lambda f=f: search_pair(setting, f)) for f in families}

@@ -56,6 +56,8 @@ PULLS = 4
 """Batches over which gradients are averaged: noise levels are spread over each, so few will do."""
 A_LOOK = 0.05
 """Price of a candidate that needs no training, likewise: pictures and scores."""
+KEPT_BACK = 0.03
+"""Share of the whole price that is kept back: searches took up to that much more than reckoned."""
 PULLED = 0.01
 """Share of its lesson's gradient from which on a block is left out by itself and tried by itself:
 for the others neither makes a difference."""
@@ -156,7 +158,8 @@ class Search:
         unit = mean(self.shop.entry(c, FULL).cost.seconds for c in CONCEPTS)
         # Two that the bank had have their price all the same.
         spent = max(time.monotonic() - began, 2 * unit)
-        ends = time.monotonic() + self.budget.trainings * unit - spent
+        price = self.budget.trainings * (1 - KEPT_BACK) * unit
+        ends = time.monotonic() + price - spent
         self._look(time.monotonic() + (ends - time.monotonic()) * self.budget.screening)
         full, others, a_look = self._look_again()
         finalists = affordable(
