@@ -1,12 +1,22 @@
 import base64
 import io
+from dataclasses import replace
 
 import pytest
 from kedro.io import DatasetError
 from PIL import Image
 
+from blockwise_lora.adapters import Schedule
 from blockwise_lora.datasets.sample_set import SampleSetDataset
-from blockwise_lora.diffusion.samples import SampleRow, SampleSet
+from blockwise_lora.diffusion.samples import (
+    CombinationConfig,
+    Origin,
+    SampleRow,
+    SampleSet,
+    Schedules,
+    Strengths,
+)
+from blockwise_lora.diffusion.sampling import SamplingConfig
 
 
 @pytest.fixture
@@ -27,6 +37,22 @@ def test_round_trip(dataset, samples):
     loaded = dataset.load()
     assert loaded.rows == samples.rows
     assert [p.getpixel((0, 0)) for p in loaded.pictures] == [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+
+
+def test_what_they_were_made_with_is_told(dataset, samples, tmp_path):
+    combination = CombinationConfig(
+        strengths=Strengths(0.5, {"mid": 0.0}),
+        schedules=Schedules(style=Schedule(0.2)),
+        sampling=SamplingConfig(steps=7),
+    )
+    origin = Origin({"character": "a1", "style": "b2"}, combination)
+    dataset.save(replace(samples, origin=origin))
+    assert dataset.load().origin == origin
+    dataset.save(samples)
+    assert dataset.load().origin is None
+    (tmp_path / "lora" / "made_with.json").write_text("[]")
+    with pytest.raises(DatasetError, match="cannot be read"):
+        dataset.load()
 
 
 def test_saving_replaces_the_folder(dataset, samples, tmp_path):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _METADATA = "metadata.jsonl"
+_ORIGIN = "made_with.json"
 Seeds = Sequence[int] | Sequence[Sequence[int]]
 """Of the initial noise: the same for every prompt, or each prompt's own."""
 _ACTIVE: Mapping[Condition, tuple[str, ...]] = {
@@ -113,16 +114,31 @@ class SampleRow:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What pictures were made with.
+
+    Attributes:
+        adapters: concept to the hash of its adapter's file.
+        combination: how the adapters were combined and sampled.
+    """
+
+    adapters: Mapping[str, str]
+    combination: CombinationConfig
+
+
+@dataclass(frozen=True)
 class SampleSet:
     """Sampled pictures with what they are of, in the same order.
 
     Attributes:
         rows: one a picture.
         pictures: RGB.
+        origin: what they were made with, where that is told.
     """
 
     rows: tuple[SampleRow, ...]
     pictures: tuple[Image.Image, ...] = field(repr=False)
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         if len(self.rows) != len(self.pictures):
@@ -135,12 +151,15 @@ class SampleSet:
         return iter(zip(self.rows, self.pictures, strict=True))
 
     def write(self, folder: Path) -> None:
-        """Write pictures and metadata.jsonl into an existing, empty folder."""
+        """Write pictures, metadata.jsonl and made_with.json into an existing, empty folder."""
         lines = []
         for row, picture in self:
             picture.save(folder / row.file_name)
             lines.append(json.dumps({"file_name": row.file_name} | asdict(row)))
         (folder / _METADATA).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        if self.origin:
+            told = json.dumps(asdict(self.origin), indent=2)
+            (folder / _ORIGIN).write_text(told + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> SampleSet:
@@ -161,12 +180,16 @@ class SampleSet:
                 with Image.open(folder / name) as picture:
                     pictures.append(picture.convert("RGB"))
                 rows.append(row)
+            told = folder / _ORIGIN
+            origin = None
+            if told.exists():
+                origin = typed(Origin, json.loads(told.read_text(encoding="utf-8")), str(told))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ParameterError) as error:
             raise SampleSetError(
                 f"{folder}: the sampled pictures cannot be read ({error}). Sample them again: "
                 f"kedro run --pipelines combination"
             ) from error
-        return cls(tuple(rows), tuple(pictures))
+        return cls(tuple(rows), tuple(pictures), origin)
 
 
 def seeds_by_prompt(seeds: Seeds, prompts: int) -> tuple[tuple[int, ...], ...]:

@@ -69,6 +69,8 @@ def test_three_conditions_from_two_adapters(adapters, parameters):
         ]
         for seed in (10, 11)
     ]
+    assert samples.origin.adapters == {name: a.sha256 for name, a in adapters.items()}
+    assert samples.origin.combination.sampling.steps == 1
     first = {row.condition: p.tobytes() for row, p in samples if row.seed == 10}
     assert len(set(first.values())) == 3
 

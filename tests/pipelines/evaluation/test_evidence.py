@@ -4,14 +4,23 @@ import pytest
 from PIL import Image
 
 from blockwise_lora.diffusion.prompts import Concept, PromptTemplate, fill
-from blockwise_lora.diffusion.samples import SampleRow, SampleSet
+from blockwise_lora.diffusion.samples import (
+    CombinationConfig,
+    Origin,
+    SampleRow,
+    SampleSet,
+    Strengths,
+)
+from blockwise_lora.diffusion.sampling import SamplingConfig
 from blockwise_lora.imagesets import ImageSetError, read_imagefolder
 from blockwise_lora.judges.panel import fingerprint
 from blockwise_lora.pipelines.evaluation.evidence import (
     EvidenceError,
     OpenedSet,
+    check_adapters,
     check_prompts,
     find_variants,
+    sampled_otherwise,
     to_questions,
     to_samples,
 )
@@ -65,6 +74,39 @@ def test_pictures_of_other_prompts_are_refused():
     renamed = WORDS | {"character": Concept("abc", "cat face")}
     with pytest.raises(EvidenceError, match=r"--pipelines combination --params variant=own"):
         check_prompts(made("own"), TEMPLATES, **renamed, variant="own")
+
+
+def test_pictures_of_todays_adapters_pass_and_of_others_do_not():
+    hashes = {"character": "a1" * 32, "style": "b2" * 32}
+    samples = replace(made("own"), origin=Origin(hashes, CombinationConfig()))
+    check_adapters(samples, hashes, "own")
+    check_adapters(samples, {"style": "b2" * 32}, "own")  # the other one is gone
+    check_adapters(made("own"), hashes, "own")  # it is not told
+    with pytest.raises(
+        EvidenceError,
+        match=r"own were made with another character adapter \(a1a1a1a1\).*\(c3c3c3c3\): "
+        r"sample again: `kedro run --env sd15 --pipelines combination --params variant=own`",
+    ):
+        check_adapters(samples, hashes | {"character": "c3" * 32}, "own", "sd15")
+
+
+def test_what_was_sampled_otherwise_is_told():
+    def by(**sampling) -> SampleSet:
+        config = CombinationConfig(strengths=Strengths(0.5), sampling=SamplingConfig(**sampling))
+        return replace(made("own"), origin=Origin({}, config))
+
+    base = by(steps=12, batch_size=4)
+    same = {"own": by(steps=12, batch_size=1), "old": made("old")}
+    assert sampled_otherwise(base, same) == sampled_otherwise(made("base"), same) == ()
+    (warning,) = sampled_otherwise(base, {"own": by(steps=25, guidance_scale=7.0)}, "sd15")
+    assert "own was sampled otherwise" in warning
+    assert "steps 25 instead of 12, guidance_scale 7.0 instead of 4.0" in warning
+    assert "kedro run --env sd15 --pipelines combination --params variant=own" in warning
+
+
+def test_hints_name_the_environment():
+    _, (warning,) = find_variants(["lora", "own"], {"own": lambda: None}, "sd15")
+    assert "(kedro run --env sd15 --params variant=lora)" in warning
 
 
 def test_only_common_seeds_are_compared():

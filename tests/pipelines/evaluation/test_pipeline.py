@@ -2,10 +2,12 @@ import json
 from html import unescape
 
 import pandas as pd
+import pytest
 from kedro.runner import SequentialRunner
 from PIL import Image
 
 from blockwise_lora.pipelines.evaluation import create_pipeline
+from blockwise_lora.pipelines.evaluation.evidence import EvidenceError
 
 
 def test_two_variants_end_in_scores_table_grid_and_report(project):
@@ -40,6 +42,14 @@ def test_two_variants_end_in_scores_table_grid_and_report(project):
         "cat face, sad",
         "cat face, glad",
     ]
+
+
+def test_an_adapter_that_was_trained_anew_needs_new_pictures(project):
+    folder = project.data / "07_model_output" / "lora"
+    origin = {"adapters": {"style": "0" * 64}, "combination": {}}
+    (folder / "made_with.json").write_text(json.dumps(origin))
+    with pytest.raises(EvidenceError, match="lora were made with another style adapter"):
+        SequentialRunner().run(create_pipeline(), project.catalog)
 
 
 def test_without_truths_their_column_and_rows_are_gone(project):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from blockwise_lora.parameters import typed
@@ -67,7 +68,7 @@ def sample_prompts(
     from blockwise_lora.diffusion.base import load_from_parameters
     from blockwise_lora.diffusion.merging import at_strength, merge_adapters
     from blockwise_lora.diffusion.prompts import parse_prompts
-    from blockwise_lora.diffusion.samples import CombinationConfig, sample_conditions
+    from blockwise_lora.diffusion.samples import CombinationConfig, Origin, sample_conditions
 
     config = typed(CombinationConfig, combination, "combination")
     templates = parse_prompts(prompts)
@@ -78,7 +79,7 @@ def sample_prompts(
     if "both" in conditions and config.merge.rule != "active":
         pair = [at_strength(base, a, getattr(config.strengths, n), n) for n, a in adapters.items()]
         merged = merge_adapters(pair, config.merge, base)
-    return sample_conditions(
+    made = sample_conditions(
         base,
         [template.text for template in templates],
         range(seed, seed + config.pictures_per_prompt),
@@ -91,3 +92,5 @@ def sample_prompts(
         merged=merged,
         variant=variant,
     )
+    hashes = {name: adapter.sha256 for name, adapter in adapters.items()}
+    return replace(made, origin=Origin(hashes, config))

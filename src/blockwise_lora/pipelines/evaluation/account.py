@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from blockwise_lora.adapters import Adapter
+    from blockwise_lora.diffusion.samples import CombinationConfig
     from blockwise_lora.pipelines.evaluation.config import EvaluationConfig
-    from blockwise_lora.pipelines.evaluation.evidence import OpenedSet
+    from blockwise_lora.pipelines.evaluation.evidence import Evidence, OpenedSet
     from blockwise_lora.report.charts import BlockStrip, LossCurve
     from blockwise_lora.report.page import AdapterCard
 
@@ -52,8 +53,11 @@ def cards(adapters: Adapters) -> tuple[AdapterCard, ...]:
     from blockwise_lora.report.page import AdapterCard
 
     ranks = {key: _coarse_ranks(adapter) for key, adapter in adapters.items()}
-    depth = 1 + max((_depth(block) for table in ranks.values() for block in table), default=0)
+    touched = {block for table in ranks.values() for block in table}
+    depth = 1 + max((_depth(block) for block in touched), default=0)
     blocks = (*(f"in{i}" for i in range(depth)), "mid", *(f"out{i}" for i in range(depth)))
+    if "base" in touched:
+        blocks = ("base", *blocks)
     return tuple(
         AdapterCard(
             variant,
@@ -97,25 +101,25 @@ def commands(
     return (*lines, f"kedro run{env} --pipelines evaluation")
 
 
-def settings(
-    adapters: Adapters, combination: Mapping[str, Any], config: EvaluationConfig, seed: int
-) -> dict[str, str]:
-    """Settings of training, sampling and judging, in words."""
-    from blockwise_lora.diffusion.samples import CombinationConfig
-
-    sampled = typed(CombinationConfig, combination, "combination")
-    sampling = sampled.sampling
-    last = seed + sampled.pictures_per_prompt - 1
+def settings(adapters: Adapters, evidence: Evidence, config: EvaluationConfig) -> dict[str, str]:
+    """Settings of training, sampling and judging, in words, as the files of each variant tell."""
+    seeds = sorted({sample.seed for sample in evidence.samples})
     judges = config.judge_config()
-    table = {
-        "sampling": f"{sampling.scheduler}, {sampling.steps} steps, guidance "
-        f"{sampling.guidance_scale:g}, seeds {seed} to {last}",
-        "strengths": ", ".join(f"{c} {getattr(sampled.strengths, c)}" for c in CONCEPTS),
-        "judges": f"CLIP {judges.clip}, DINO {judges.dino}, style from its blocks "
-        f"{', '.join(map(str, judges.style_blocks))}",
-    }
-    for name, value in _trainings(adapters):
-        table[f"training, {name}"] = value
+    table = {"seeds": ", ".join(map(str, seeds))}
+    for name, describe in (("sampling", _sampling), ("strengths", _strengths)):
+        told = {variant: describe(c) for variant, c in evidence.combinations.items()}
+        table |= _grouped(name, told)
+    table["judges"] = (
+        f"CLIP {judges.clip}, DINO {judges.dino}, style from its blocks "
+        f"{', '.join(map(str, judges.style_blocks))}"
+    )
+    for concept in CONCEPTS:
+        trainings = {
+            variant: _training(adapter.metadata.get("blockwise_lora.training"))
+            for (variant, whose), adapter in adapters.items()
+            if whose == concept
+        }
+        table |= _grouped(f"training, {concept}", trainings)
     return table
 
 
@@ -153,6 +157,8 @@ def _coarse_ranks(adapter: Adapter) -> dict[str, tuple[int, ...]]:
 
 
 def _coarse(prefix: str) -> str:
+    if prefix.startswith("text_encoder"):
+        return "base"
     found = _PREFIX.match(prefix)
     if not found:
         return "mid"
@@ -193,16 +199,29 @@ def _overrides(variant: str, adapters: Adapters, variants: Mapping[str, Any]) ->
                 yield f"{concept}.{key}={'null' if value is None else value}"
 
 
-def _trainings(adapters: Adapters) -> Iterator[tuple[str, str]]:
-    """Each concept's training, as its adapters' files tell it; variants that differ one by one."""
-    for concept in CONCEPTS:
-        groups: dict[str, list[str]] = {}
-        for (variant, whose), adapter in adapters.items():
-            if whose == concept:
-                text = _training(adapter.metadata.get("blockwise_lora.training"))
-                groups.setdefault(text, []).append(variant)
-        for text, names in groups.items():
-            yield (concept if len(groups) == 1 else f"{concept} ({', '.join(names)})"), text
+def _grouped(name: str, told: Mapping[str, str]) -> dict[str, str]:
+    """One line where all variants have the same words, else one for each of those that do."""
+    groups: dict[str, list[str]] = {}
+    for variant, text in told.items():
+        groups.setdefault(text, []).append(variant)
+    if len(groups) == 1:
+        return {name: next(iter(groups))}
+    return {f"{name} ({', '.join(variants)})": text for text, variants in groups.items()}
+
+
+def _sampling(combination: CombinationConfig) -> str:
+    sampling = combination.sampling
+    return f"{sampling.scheduler}, {sampling.steps} steps, guidance {sampling.guidance_scale:g}"
+
+
+def _strengths(combination: CombinationConfig) -> str:
+    """Strengths, and what else there is of schedules and merging."""
+    words = [f"{c} {getattr(combination.strengths, c)}" for c in CONCEPTS]
+    told = asdict(combination)
+    plain = asdict(type(combination)())
+    for group in ("schedules", "merge"):
+        words += [f"{group}.{k} {v}" for k, v in told[group].items() if v != plain[group][k]]
+    return ", ".join(words)
 
 
 def _training(text: str | None) -> str:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from blockwise_lora.errors import UserError
+from blockwise_lora.parameters import asdict
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from blockwise_lora.diffusion.prompts import Concept, PromptTemplate
-    from blockwise_lora.diffusion.samples import SampleSet
+    from blockwise_lora.diffusion.samples import CombinationConfig, SampleSet
     from blockwise_lora.imagesets import ImageSet
     from blockwise_lora.judges.samples import Question, References, Sample
 
@@ -59,19 +60,26 @@ class Evidence:
         samples: base pictures and each variant's, all with the same seeds.
         questions: one a prompt.
         references: what the adapters learned from.
+        combinations: variant to how its adapters were combined and sampled, where that is told.
         warnings: what a reader of the outcome must know.
     """
 
     samples: tuple[Sample, ...]
     questions: tuple[Question, ...]
     references: References
+    combinations: Mapping[str, CombinationConfig] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 
 def find_variants(
-    wanted: Sequence[str], found: Mapping[str, Callable[[], SampleSet]]
+    wanted: Sequence[str], found: Mapping[str, Callable[[], SampleSet]], environment: str = ""
 ) -> tuple[dict[str, SampleSet], tuple[str, ...]]:
     """Load the pictures of the variants to compare, those that exist.
+
+    Args:
+        wanted: names of variants.
+        found: name to what loads its pictures.
+        environment: of Kedro, as messages are to name it; empty for the default.
 
     Returns:
         Sample sets by variant in the order wanted, and a warning for each one that is missing.
@@ -91,17 +99,21 @@ def find_variants(
     if not there:
         raise EvidenceError(
             f"no pictures of {', '.join(missing) or 'any variant'} to compare: "
-            + (f"make them with `kedro run --params variant={missing[0]}`" if missing else "")
+            + (f"make them with `{_run(environment, missing[0])}`" if missing else "")
             + ", or name others under `compare` in parameters_variants.yml"
         )
     return there, tuple(
-        f"{name} is missing: it was not made yet (kedro run --params variant={name})."
-        for name in missing
+        f"{name} is missing: it was not made yet ({_run(environment, name)})." for name in missing
     )
 
 
 def check_prompts(
-    samples: SampleSet, templates: Sequence[str], character: Concept, style: Concept, variant: str
+    samples: SampleSet,
+    templates: Sequence[str],
+    character: Concept,
+    style: Concept,
+    variant: str,
+    environment: str = "",
 ) -> None:
     """Check that pictures were made with today's prompts, so that truths and rows agree.
 
@@ -110,7 +122,7 @@ def check_prompts(
     """
     from blockwise_lora.diffusion.prompts import fill
 
-    remedy = f"sample again: `kedro run --pipelines combination --params variant={variant}`"
+    remedy = f"sample again: `{_run(environment, variant, 'combination')}`"
     made = {row.prompt_index for row in samples.rows}
     if made != set(range(len(templates))):
         raise EvidenceError(
@@ -124,6 +136,63 @@ def check_prompts(
                 f"the pictures of {variant} were made with the prompt {row.prompt!r}, the "
                 f"parameters now say {expected!r}: {remedy}"
             )
+
+
+def check_adapters(
+    samples: SampleSet, now: Mapping[str, str], variant: str, environment: str = ""
+) -> None:
+    """Check that pictures were made with the adapters that the report will tell about.
+
+    Args:
+        samples: of the variant.
+        now: concept to the hash of the adapter's file that is there; those that are gone are left
+            out.
+        variant: the variant's name.
+        environment: see `find_variants`.
+
+    Raises:
+        EvidenceError: an adapter was trained anew since.
+    """
+    for concept, made_with in (samples.origin.adapters if samples.origin else {}).items():
+        if now.get(concept, made_with) != made_with:
+            raise EvidenceError(
+                f"the pictures of {variant} were made with another {concept} adapter "
+                f"({made_with[:8]}) than the one that is there now ({now[concept][:8]}): sample "
+                f"again: `{_run(environment, variant, 'combination')}`"
+            )
+
+
+def sampled_otherwise(
+    base: SampleSet, variants: Mapping[str, SampleSet], environment: str = ""
+) -> tuple[str, ...]:
+    """A warning for each variant that was sampled with other settings than the base model.
+
+    Strengths and rules of merging may differ, since they may be what is compared.
+    """
+    if base.origin is None:
+        return ()
+    expected, warnings = _sampling(base), []
+    for name, made in variants.items():
+        now = _sampling(made) if made.origin else expected
+        apart = [f"{k} {now[k]} instead of {v}" for k, v in expected.items() if now[k] != v]
+        if apart:
+            warnings.append(
+                f"{name} was sampled otherwise than the base model ({', '.join(apart)}), so it "
+                f"cannot be compared with it: {_run(environment, name, 'combination')}."
+            )
+    return tuple(warnings)
+
+
+def _sampling(samples: SampleSet) -> dict[str, Any]:
+    """What decides a picture; how many are made at once does not."""
+    told = asdict(samples.origin.combination.sampling)
+    return {key: value for key, value in told.items() if key != "batch_size"}
+
+
+def _run(environment: str, variant: str, pipelines: str = "") -> str:
+    """The command that makes a variant, or a part of it."""
+    env = f" --env {environment}" if environment else ""
+    return f"kedro run{env}{pipelines and f' --pipelines {pipelines}'} --params variant={variant}"
 
 
 def to_samples(

@@ -11,8 +11,10 @@ from blockwise_lora.pipelines.evaluation.config import EvaluationConfig
 from blockwise_lora.pipelines.evaluation.evidence import (
     Evidence,
     OpenedSet,
+    check_adapters,
     check_prompts,
     find_variants,
+    sampled_otherwise,
     to_questions,
     to_samples,
 )
@@ -47,6 +49,7 @@ def open_references(images: ImageSet) -> OpenedSet:
 def gather_evidence(
     base_samples: SampleSet,
     all_samples: Mapping[str, Callable[[], SampleSet]],
+    all_adapters: Mapping[str, Callable[[], Adapter]],
     character_references: OpenedSet,
     style_references: OpenedSet,
     character: Mapping[str, Any],
@@ -54,26 +57,34 @@ def gather_evidence(
     prompts: Sequence[Mapping[str, Any]],
     truth: str | None,
     compare: Sequence[str],
+    evaluation: Mapping[str, Any],
 ) -> Evidence:
     """Bring together what is judged and what it is judged by."""
     from blockwise_lora.diffusion.prompts import fill_all, parse_prompts
     from blockwise_lora.judges.samples import References
+    from blockwise_lora.pipelines.evaluation.account import load_adapters
 
     concepts = {"character": words("character", character), "style": words("style", style)}
     prompted = parse_prompts(prompts)
     templates = [prompt.text for prompt in prompted]
-    variants, missing = find_variants(compare, all_samples)
+    environment = EvaluationConfig.of(evaluation).environment
+    variants, missing = find_variants(compare, all_samples, environment)
+    adapters = load_adapters(all_adapters, tuple(variants))
     for name, made in {"base": base_samples, **variants}.items():
-        check_prompts(made, templates, **concepts, variant=name)
+        check_prompts(made, templates, **concepts, variant=name, environment=environment)
+        now = {concept: a.sha256 for (variant, concept), a in adapters.items() if variant == name}
+        check_adapters(made, now, name, environment)
     samples, dropped = to_samples(base_samples, variants)
-    for warning in (*missing, *dropped):
+    warnings = (*missing, *dropped, *sampled_otherwise(base_samples, variants, environment))
+    for warning in warnings:
         logger.warning(warning)
     plain = fill_all(templates, "base", **concepts)
     return Evidence(
         samples,
         to_questions(prompted, plain, truth, style_references, style["pictures"]),
         References(character_references.pictures, style_references.pictures),
-        (*missing, *dropped),
+        {name: made.origin.combination for name, made in variants.items() if made.origin},
+        warnings,
     )
 
 
@@ -136,9 +147,7 @@ def write_report(
     character_references: OpenedSet,
     style_references: OpenedSet,
     evaluation: Mapping[str, Any],
-    combination: Mapping[str, Any],
     variants: Mapping[str, Any],
-    seed: int,
 ) -> str:
     """The page that holds everything."""
     from blockwise_lora.pipelines.evaluation import account
@@ -156,7 +165,7 @@ def write_report(
         adapters=account.cards(adapters),
         losses=account.loss_curves(all_losses, outcome.variants),
         commands=account.commands(outcome.variants, adapters, variants, config.environment),
-        settings=account.settings(adapters, combination, config, seed),
+        settings=account.settings(adapters, evidence, config),
         provenance=account.provenance(adapters, learned, judge_hashes),
         warnings=evidence.warnings,
     )

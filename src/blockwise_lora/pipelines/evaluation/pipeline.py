@@ -26,9 +26,10 @@ def _base():
 
 
 def _evidence():
-    shared = ("character", "style", "prompts", "truth", "compare")
+    shared = ("character", "style", "prompts", "truth", "compare", "evaluation")
     inputs = {name: f"params:{name}" for name in shared}
-    data = ("base_samples", "all_samples", "character_references", "style_references")
+    data = ("base_samples", "all_samples", "all_adapters")
+    data += ("character_references", "style_references")
     inputs |= {name: name for name in data}
     return node(nodes.gather_evidence, inputs, "evidence", name="gather_evidence")
 
@@ -52,6 +53,6 @@ def _results():
 def _report():
     names = ("outcome", "judge_hashes", "evidence", "grid", "all_adapters", "all_losses")
     inputs = {name: name for name in (*names, "character_references", "style_references")}
-    shared = ("evaluation", "combination", "variants", "seed")
+    shared = ("evaluation", "variants")
     inputs |= {name: f"params:{name}" for name in shared}
     return node(nodes.write_report, inputs, "report", name="write_report")
