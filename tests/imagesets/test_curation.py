@@ -1,4 +1,5 @@
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -224,3 +225,16 @@ def test_names_that_collide_stay_apart(raw, textured):
         textured(seed).save(raw / name)
     images, _ = curate(raw, RULE, CurationConfig())
     assert len({p.file_name for p in images}) == 4
+
+
+def test_a_name_that_is_not_utf8_is_reported(mixed, tmp_path):
+    for name in (b"caf\xe9.jpg", b"caf\xe9.txt"):
+        (mixed / os.fsdecode(name)).write_bytes((mixed / "a.png").read_bytes())
+    images, report = curate(mixed, RULE, CurationConfig())
+    summary = report.summary()
+    assert (summary["in"], summary["kept"], summary["dropped"]) == (11, 3, 8)
+    odd = next(v for v in report.dropped if v.reason == "misnamed")
+    assert (odd.file, "rename the file" in odd.detail) == ("caf\\udce9.jpg", True)
+    # What is written holds no name that could not be.
+    json.dumps([report.rows(), summary, report.warnings], ensure_ascii=False).encode()
+    write_imagefolder(tmp_path / "set", images)

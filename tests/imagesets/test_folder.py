@@ -1,5 +1,6 @@
 import json
 import os
+import unicodedata
 
 import pytest
 from PIL import Image
@@ -22,11 +23,12 @@ def texts_of(folder):
 
 def test_everything_in_the_folder_is_accounted_for(folder):
     names = [".hidden.png", "README.md", "LICENSE", "a.txt", "lonely.txt", "notes.pdf", "noending"]
+    names.append("review.csv")
     for name in names:
         (folder / name).write_text("x")
     listing = list_folder(folder)
     assert [c.file for c in listing.candidates] == ["a.png", "noending", "notes.pdf", "sub/b.JPG"]
-    assert listing.others == (".hidden.png", "LICENSE", "README.md", "lonely.txt")
+    assert listing.others == (".hidden.png", "LICENSE", "README.md", "lonely.txt", "review.csv")
     assert listing.lonely_captions == ("lonely.txt",)
 
 
@@ -90,3 +92,50 @@ def test_metadata_may_not_lead_out(folder):
     (folder / "metadata.jsonl").write_text(json.dumps({"file_name": "../x.png"}))
     with pytest.raises(ImageSetError, match="leads out of the folder"):
         list_folder(folder)
+
+
+def described(folder, *names):
+    rows = [json.dumps({"file_name": name, "text": f"text of {name}"}) for name in names]
+    (folder / "metadata.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    listing = list_folder(folder)
+    captions = {c.file: c.texts().get("metadata") for c in listing.candidates}
+    return captions, [row.file_name for row in listing.missing]
+
+
+def test_rows_whose_names_differ_in_case_or_form(folder):
+    composed = "Café.PNG"
+    file = unicodedata.normalize("NFD", "café.png")  # as macOS may write it
+    assert file != "café.png"
+    (folder / file).write_bytes(b"x")
+    captions, missing = described(folder, composed, "A.PNG", "Sub/B.jpg", "gone.png")
+    assert captions == {
+        "a.png": "text of A.PNG",
+        file: "text of Café.PNG",
+        "sub/b.JPG": "text of Sub/B.jpg",
+    }
+    assert missing == ["gone.png"]
+
+
+def test_rows_that_may_mean_several_pictures_are_missing(folder):
+    for name in ("B.png", "b.PNG"):
+        (folder / name).write_bytes(b"x")
+    assert described(folder, "a.png", "A.png", "b.png", "SUB/b.jpg", "sub/B.jpg") == (
+        {"B.png": None, "a.png": "text of a.png", "b.PNG": None, "sub/b.JPG": None},
+        ["A.png", "b.png", "SUB/b.jpg", "sub/B.jpg"],
+    )
+
+
+def test_rows_of_files_that_are_not_looked_at_are_missing(folder):
+    (folder / ".hidden").mkdir()
+    (folder / ".hidden" / "a.png").write_bytes(b"x")
+    assert described(folder, ".hidden/a.png")[1] == [".hidden/a.png"]
+
+
+def test_names_that_are_not_utf8(folder):
+    (folder / os.fsdecode(b"d\xe9")).mkdir()
+    for name in (b"caf\xe9.jpg", b"caf\xe9.txt", b"d\xe9/a.png", b"d\xe9/metadata.jsonl"):
+        (folder / os.fsdecode(name)).write_bytes(b"x")
+    listing = list_folder(folder)
+    assert [c.file for c in listing.candidates] == ["a.png", "sub/b.JPG"]
+    assert listing.misnamed == ("caf\\udce9.jpg", "d\\udce9/a.png")
+    assert listing.others == ("caf\\udce9.txt", "d\\udce9/metadata.jsonl")

@@ -108,6 +108,15 @@ def test_a_folder_with_other_files_is_never_replaced(plain_set, tmp_path):
         write_imagefolder(plain_set, images)
 
 
+def test_what_file_managers_leave_there_is_no_obstacle(rich_set, tmp_path):
+    target = tmp_path / "set"
+    write_imagefolder(target, rich_set)
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini", "masks/.DS_Store"):
+        (target / name).write_bytes(b"x")
+    write_imagefolder(target, rich_set)
+    assert not list(target.rglob(".DS_Store"))
+
+
 def test_a_file_in_place_of_the_folder_is_explained(plain_set, tmp_path):
     (tmp_path / "set").write_text("not a folder")
     with pytest.raises(WriteError, match=r"set: a file stands where a folder is needed"):

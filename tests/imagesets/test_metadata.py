@@ -64,6 +64,7 @@ def test_links_that_leave_the_folder_are_refused(tmp_path):
         (['{"file_name": 7}'], "line 1: no `file_name`"),
         (['{"file_name": "a"}', '{"file_name": "a"}'], "line 2: a has a row already, line 1"),
         (["[" * 100_000], "line 1: not JSON"),
+        (['{"file_name": "a", "text": "\\ud83d"}'], r"line 1: '\ud83d' is half a character"),
     ],
 )
 def test_malformed_lines_are_named(tmp_path, lines, message):

@@ -26,8 +26,13 @@ def test_what_spreadsheets_make_of_it(tmp_path):
     assert review.of("ä.png").decision == "drop"
 
 
-def test_no_file_is_no_review(tmp_path):
-    assert read_review(None) == read_review("") == read_review(tmp_path / "gone.csv") == Review()
+def test_no_path_is_no_review():
+    assert read_review(None) == read_review("") == Review()
+
+
+def test_a_file_that_is_not_there_is_no_review_by_mistake(tmp_path):
+    with pytest.raises(ImageSetError, match=r"gone\.csv: there is no such review file"):
+        read_review(tmp_path / "gone.csv")
 
 
 @pytest.mark.parametrize(
@@ -48,3 +53,12 @@ def test_mistakes_are_named(tmp_path, text, message):
 def test_not_utf8(tmp_path):
     with pytest.raises(ImageSetError, match="save it as UTF-8"):
         read_review(written(tmp_path, "file,decision,caption\né,keep,\n", "latin-1"))
+
+
+def test_cells_that_were_kept_from_being_formulas(tmp_path):
+    text = "file,decision,caption\n'=a.png,keep,'-1\n''@b.png,,'twas\n+c.png,drop,\n"
+    assert read_review(written(tmp_path, text)).rows == {
+        "=a.png": ReviewRow("keep", "-1"),
+        "'@b.png": ReviewRow("", "'twas"),
+        "+c.png": ReviewRow("drop"),
+    }

@@ -34,6 +34,7 @@ PHOTO_RESOLUTION = 256
 # Of 4,096 pixels: emoji have up to 2,341 colours (the shaded sets; 1,700 at the 95th
 # percentile), photographs 2,500 and more.
 PHOTO_COLOURS = 2400
+MISNAMED = "the name is not UTF-8, which no table can hold; rename the file or its folder"
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,9 @@ def caption_pictures(
     captioned = [_captioned(p, table, captioner) for p in screening.pictures]
     verdicts = [picture.verdict for picture in captioned]
     verdicts += [_missing(row.path, folder, row.where) for row in screening.listing.missing]
+    verdicts += [
+        Verdict(file=f, reason="misnamed", detail=MISNAMED) for f in screening.listing.misnamed
+    ]
     images = ImageSet(folder, tuple(_picture(p, config) for p in captioned if p.verdict.kept))
     report = CurationReport(
         folder=screening.source,
@@ -189,6 +193,7 @@ def caption_pictures(
         sha256=images.sha256,
         resolution=config.resolution,
         captions=table,
+        review=screening.review,
     )
     if not images.pictures:
         raise ImageSetError(_nothing_left(report))
@@ -232,7 +237,7 @@ def _picture(screened: Screened, config: CurationConfig) -> Picture:
 
 
 def _missing(path: Path, folder: Path, where: str) -> Verdict:
-    detail = f"listed in {where}, but there is no such file; add it or remove the row"
+    detail = f"listed in {where}, but there is no such file; add it, or correct or remove the row"
     return Verdict(file=path.relative_to(folder).as_posix(), reason="missing", detail=detail)
 
 

@@ -2,7 +2,9 @@
 
 import os
 import re
-from collections.abc import Iterator
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,19 +56,22 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Listing:
-    """A folder's content; everything in it is in one of the three.
+    """A folder's content; everything in it is in one of the four.
 
     Attributes:
         candidates: what is tried as a picture, in the order of names.
         missing: rows of metadata files whose picture does not exist.
         others: caption files without a picture, documents, and hidden files, as relative names.
         lonely_captions: those of `others` that are caption files.
+        misnamed: what cannot be tried as a picture since no table can hold its name, which is not
+            UTF-8; the bytes that are not are written as escapes, here and in `others`.
     """
 
     candidates: tuple[Candidate, ...]
     missing: tuple[MetadataRow, ...] = ()
     others: tuple[str, ...] = ()
     lonely_captions: tuple[str, ...] = field(default=())
+    misnamed: tuple[str, ...] = ()
 
 
 def list_folder(folder: Path) -> Listing:
@@ -80,29 +85,31 @@ def list_folder(folder: Path) -> Listing:
         raise ImageSetError(f"{folder} is a file; name the folder that the pictures lie in")
     if not folder.is_dir():
         raise ImageSetError(f"{folder}: no such folder (seen from {Path.cwd()}); correct the path")
-    files = sorted(_walk(folder), key=lambda path: path.relative_to(folder).as_posix())
-    rows = {}
-    for name in reversed(METADATA_NAMES):  # .jsonl wins over .csv
-        for file in files:
-            if file.name == name:
-                rows |= {row.path: row for row in read_metadata(file)}
+    names = {path: path.relative_to(folder).as_posix() for path in _walk(folder)}
+    files = sorted((path for path in names if _shown(names[path]) == names[path]), key=names.get)
+    odd = sorted(names.keys() - set(files))
+    rows = _rows(files)
     pictures = [path for path in files if not _is_document(path)]
     captions = {path for path in files if path.suffix.lower() in SIDECARS}
+    row_of = _row_of(pictures, rows)
     used = set()
     candidates = []
     for path in pictures:
         sidecars = tuple(p for p in map(path.with_suffix, SIDECARS) if p in captions)
         used.update(sidecars)
-        name = path.relative_to(folder).as_posix()
-        row = rows.get(path)
+        name, row = names[path], row_of.get(path)
         candidates.append(Candidate(path, name, sidecars, row, _repeats(name, row)))
     known = {candidate.path for candidate in candidates} | used
     rest = [path for path in files if path not in known and path.name not in METADATA_NAMES]
+    rest += [path for path in odd if _is_document(path)]
+    # Not `is_file`, which on some systems holds for a name in the wrong case.
+    there = names.keys() | {row.path for row in row_of.values()}
     return Listing(
         candidates=tuple(candidates),
-        missing=tuple(row for path, row in rows.items() if not path.is_file()),
-        others=tuple(path.relative_to(folder).as_posix() for path in rest),
-        lonely_captions=tuple(p.relative_to(folder).as_posix() for p in rest if p in captions),
+        missing=tuple(row for path, row in rows.items() if path not in there),
+        others=tuple(_shown(names[path]) for path in rest),
+        lonely_captions=tuple(names[path] for path in rest if path in captions),
+        misnamed=tuple(_shown(names[path]) for path in odd if not _is_document(path)),
     )
 
 
@@ -120,6 +127,39 @@ def _walk(folder: Path) -> Iterator[Path]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(place, name) for name in files)
+
+
+def _shown(name: str) -> str:
+    """A name as a table can hold it."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _rows(files: Sequence[Path]) -> dict[Path, MetadataRow]:
+    """What the metadata files among some files say, by the path that they name."""
+    rows = {}
+    for name in reversed(METADATA_NAMES):  # .jsonl wins over .csv
+        for file in files:
+            if file.name == name:
+                rows |= {row.path: row for row in read_metadata(file)}
+    return rows
+
+
+def _row_of(pictures: Sequence[Path], rows: Mapping[Path, MetadataRow]) -> dict[Path, MetadataRow]:
+    """The row of each picture that has one.
+
+    macOS keeps some names with their accents apart, and a table from Windows may have another
+    case. A name that differs in this alone is meant where no other picture and no other row is.
+    """
+    found = {path: rows[path] for path in pictures if path in rows}
+    left = defaultdict(lambda: ([], []))
+    for kind, paths in enumerate((pictures, rows)):
+        for path in paths:
+            if path not in found:
+                left[unicodedata.normalize("NFC", str(path)).casefold()][kind].append(path)
+    for own, named in left.values():
+        if len(own) == len(named) == 1:
+            found[own[0]] = rows[named[0]]
+    return found
 
 
 def _repeats(name: str, row: MetadataRow | None) -> int:

@@ -26,6 +26,8 @@ from blockwise_lora.imagesets.images import ImageSet, Mask, Picture, pixel_hash
 from blockwise_lora.imagesets.metadata import MetadataRow, inside, read_metadata
 
 MASKS = "masks"
+# What Finder and Windows' Explorer leave in every folder that they show.
+LITTER = (".ds_store", "thumbs.db", "desktop.ini")
 
 
 @dataclass(frozen=True)
@@ -264,8 +266,8 @@ def _check_target(folder: Path, images: ImageSet) -> None:
 
 
 def _ours(folder: Path, found: set[str]) -> set[str]:
-    """The files of a folder that `write_imagefolder` wrote, or git keeps."""
-    ours = {name for name in found if Path(name).name.startswith(".git")}
+    """The files of a folder that `write_imagefolder` wrote, git keeps, or nobody will miss."""
+    ours = {name for name in found if _is_harmless(PurePosixPath(name).name)}
     if not (folder / METADATA).is_file():
         return ours
     for row in read_metadata(folder / METADATA):
@@ -277,3 +279,7 @@ def _ours(folder: Path, found: set[str]) -> set[str]:
         if _in_kohya_folder(row.file_name):
             ours.add(PurePosixPath(row.file_name).with_suffix(".txt").as_posix())
     return ours | {CARD} if is_card(folder / CARD) else ours
+
+
+def _is_harmless(name: str) -> bool:
+    return name.startswith(".git") or name.lower() in LITTER

@@ -98,6 +98,13 @@ def _json_lines(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         try:
             values = json.loads(line)
+            # JSON can escape half a character, as of an emoji that was cut through.
+            json.dumps(values, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = ascii(error.object[error.start])
+            raise ImageSetError(
+                f"{file}, line {number}: {half} is half a character; write the name or text anew"
+            ) from None
         except (json.JSONDecodeError, RecursionError) as error:
             raise ImageSetError(
                 f"{file}, line {number}: not JSON ({error}); each line is one object such as "

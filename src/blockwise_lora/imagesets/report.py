@@ -1,11 +1,12 @@
 """The account of a curation: every input picture, kept or dropped, and why."""
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from blockwise_lora.imagesets.captioning import CaptionTable
+from blockwise_lora.imagesets.review import Review
 from blockwise_lora.imagesets.screening import Verdict
 
 
@@ -22,6 +23,7 @@ class CurationReport:
         sha256: of the resulting set.
         resolution: side of the prepared squares in pixels.
         captions: what every caption was made from, and the concept's own tags.
+        review: what a person said of single pictures.
     """
 
     folder: str
@@ -32,6 +34,7 @@ class CurationReport:
     sha256: str
     resolution: int
     captions: CaptionTable
+    review: Review = field(default_factory=Review)
 
     @property
     def kept(self) -> tuple[Verdict, ...]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from blockwise_lora.imagesets.errors import ImageSetError
+from blockwise_lora.imagesets.spreadsheet import unguarded
 
 COLUMNS = ("file", "decision", "caption")
 DECISIONS = ("", "keep", "drop")
@@ -54,19 +55,23 @@ class Review:
 
 
 def read_review(path: str | Path | None) -> Review:
-    """Read a review file; no path or no such file means that nothing was reviewed.
+    """Read a review file; no path means that nothing was reviewed.
 
     Raises:
-        ImageSetError: not UTF-8, a column is missing, a decision is unknown, or two rows of one
-            picture contradict each other. Lines are named.
+        ImageSetError: there is no such file, it is not UTF-8, a column is missing, a decision is
+            unknown, or two rows of one picture contradict each other. Lines are named.
     """
-    if path is None or not str(path) or not Path(path).exists():
+    if path is None or not str(path):
         return Review()
     path = Path(path)
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ImageSetError(f"{path}: not UTF-8; save it as UTF-8 (CSV UTF-8 in Excel)") from None
+    except FileNotFoundError:
+        raise ImageSetError(
+            f"{path}: there is no such review file; correct `review`, or set it to null"
+        ) from None
     except OSError as error:
         raise ImageSetError(f"{path}: cannot be read: {error.strerror}") from error
     rows: dict[str, ReviewRow] = {}
@@ -95,7 +100,7 @@ def _lines(path: Path, text: str) -> Iterable[tuple[int, dict[str, str | None]]]
 
 
 def _row(where: str, values: Mapping[str, str | None]) -> tuple[str, ReviewRow]:
-    name, decision, caption = ((values[column] or "").strip() for column in COLUMNS)
+    name, decision, caption = (unguarded((values[column] or "").strip()) for column in COLUMNS)
     if not name:
         raise ImageSetError(f"{where}: no file; every row names its picture")
     if decision.lower() not in DECISIONS:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 import zipfile
 
@@ -73,6 +74,14 @@ def test_members_cannot_escape(tmp_path, name):
         with pytest.raises(ImageSetError, match="outside of the folder"):
             local_folder(tmp_path / place, tmp_path / "cache")
     assert not list(tmp_path.rglob("evil*"))
+
+
+def test_names_in_archives_that_are_not_utf8(folder, tmp_path):
+    with tarfile.open(tmp_path / "set.tar", "w") as file:
+        file.add(folder, ".")
+        file.add(folder / "a.png", os.fsdecode(b"caf\xe9.png"))
+    _, report = curate(tmp_path / "set.tar", RULE, CurationConfig(), cache=tmp_path / "cache")
+    assert [(v.file, v.reason) for v in report.dropped] == [("caf\\udce9.png", "misnamed")]
 
 
 def test_links_in_archives_are_left_out(tmp_path, textured):

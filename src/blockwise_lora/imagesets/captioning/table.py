@@ -6,6 +6,7 @@ from typing import Any
 
 from blockwise_lora.imagesets.captioning.concept import ConceptTag
 from blockwise_lora.imagesets.captioning.tags import join_tags
+from blockwise_lora.imagesets.review import Review
 
 REVIEW = "review"
 """The source of a caption that a person wrote."""
@@ -66,23 +67,25 @@ class CaptionTable:
             "concept_tags_removed": self.removed,
         }
 
-    def records(self) -> list[dict[str, Any]]:
-        """The rows for a CSV file, which is a review file, too.
+    def records(self, review: Review) -> list[dict[str, Any]]:
+        """The rows for a CSV file, which is a review file, too, in the order of names.
 
-        `decision` and `caption` are left empty for a person to fill in: copy the file, write
-        into the copy, and name it as the concept's `review`. What a person wrote before is
-        there again.
+        `decision` and `caption` are for a person to fill in: copy the file, write into the
+        copy, and name it as the concept's `review`. What a person wrote before is there again,
+        of pictures without a caption as well, since they were dropped or are gone: a new copy
+        can take the old one's place.
         """
+        others = [CaptionRow(file, "", "", "") for file in review.unknown(self._by_file)]
         return [
             {
                 "file": row.file,
-                "decision": "",
-                "caption": row.before if row.source == REVIEW else "",
+                "decision": review.of(row.file).decision,
+                "caption": review.of(row.file).caption,
                 "source": row.source,
                 "before": row.before,
                 "after": row.after,
                 "removed": join_tags(row.removed),
                 "tokens": row.tokens,
             }
-            for row in self.rows
+            for row in sorted((*self.rows, *others), key=lambda row: row.file)
         ]

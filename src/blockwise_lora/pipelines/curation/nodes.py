@@ -149,7 +149,11 @@ def tabulate_captions(report: CurationReport) -> pd.DataFrame:
     """One row for each picture that was to get a caption; a copy of it can be edited."""
     import pandas as pd
 
-    return pd.DataFrame(report.captions.records())
+    from blockwise_lora.imagesets.spreadsheet import guarded
+
+    table = pd.DataFrame(guarded(report.captions.records(report.review)))
+    # Or whole numbers would be written as 5.0 where one is missing.
+    return table.astype({"tokens": "Int64"})
 
 
 def summarise(report: CurationReport) -> dict[str, Any]:
@@ -161,7 +165,9 @@ def tabulate(report: CurationReport) -> pd.DataFrame:
     """One row for each input picture."""
     import pandas as pd
 
-    return pd.DataFrame(report.rows())
+    from blockwise_lora.imagesets.spreadsheet import guarded
+
+    return pd.DataFrame(guarded(report.rows()))
 
 
 def draw_contact_sheet(images: ImageSet, report: CurationReport) -> Image.Image:
