@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from blockwise_lora.tracking import Tracker, flatten, invocation_name, store_folder
+from blockwise_lora.tracking import (
+    Tracker,
+    flatten,
+    invocation_name,
+    parameter_name,
+    store_folder,
+)
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +79,21 @@ def test_a_variant_s_record(project, tmp_path):
     assert len(curve) == 1200
     assert [a.path for a in record.client.list_artifacts(run)] == ["comparison", "samples"]
     assert record.client.get_run(record.parent).data.tags["invocation"] == "its one"
+
+
+def test_any_name_of_a_parameter_is_recorded(project):
+    synonyms = {"saber_(fate)": "saber", "saber_[fate]": "lily", ":/": "smirk", "жа ñ": "plain"}
+    synonyms["x" * 300] = "long"
+    record = tracker(project, "names")
+    run = record.start("lora", {})
+    for _ in range(2):  # a run that is gone on with has them already
+        record.log_parameters(run, flatten({"synonyms": synonyms, "seed": 1}))
+    record.close()
+    known = record.client.get_run(run).data.params
+    assert sorted(known.values()) == sorted([*synonyms.values(), "1"])
+    assert known["seed"] == "1" and known["synonyms.жа ñ"] == "plain"
+    assert known[parameter_name("synonyms.saber_(fate)")] == "saber"
+    assert parameter_name("synonyms.saber_(fate)").startswith("synonyms.saber__fate_ ")
 
 
 def test_a_picture_is_an_artifact_and_in_the_chart_once_however_often_it_is_recorded(project):
@@ -146,3 +167,15 @@ def test_a_process_that_ends_early_leaves_no_run_open(project):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     run = done.stdout.strip()
     assert tracker(project, "six").client.get_run(run).info.status == "KILLED"
+
+
+def test_a_server_that_died_costs_a_warning_at_the_end_and_no_traceback(project):
+    code = (
+        "from pathlib import Path; from blockwise_lora.tracking import Tracker;"
+        f"t = Tracker(Path({str(project)!r}), 'experiment', 'seven'); t.start('lora', {{}});"
+        "t.client = None"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "runs of seven stay marked as running" in done.stderr
+    assert "Traceback" not in done.stderr

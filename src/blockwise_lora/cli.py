@@ -4,9 +4,11 @@ Commands here are commands of `kedro` inside the project (`kedro run`, `kedro re
 `blockwise-lora`, which also works below the project's folder.
 """
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 from kedro.framework.cli.project import run as kedro_run
@@ -31,7 +33,13 @@ def cli() -> None:
     """Train adapters on chosen blocks, stack them, compare."""
 
 
-run = PlainCommand("run", params=kedro_run.params, callback=kedro_run.callback, help=kedro_run.help)
+def _run(**options: Any) -> Any:
+    """Kedro's, from the project's folder: relative paths in parameters are the project's."""
+    os.chdir(find_kedro_project(Path.cwd()) or Path.cwd())
+    return kedro_run.callback(**options)
+
+
+run = PlainCommand("run", params=kedro_run.params, callback=_run, help=kedro_run.help)
 cli.add_command(run)
 cli.add_command(adapter)
 
@@ -40,7 +48,8 @@ cli.add_command(adapter)
 def results() -> None:
     """Say where the last comparison is."""
     project = find_kedro_project(Path.cwd()) or Path.cwd()
-    click.echo("\nWhere to look:")
+    place_of_all = "" if project == Path.cwd() else f", in {project}"
+    click.echo(f"\nWhere to look{place_of_all}:")
     for what, place in RESULTS.items():
         mark = "" if "<" in place or (project / place).exists() else "   (not there yet)"
         click.echo(f"  {what:<32}{place}{mark}")
@@ -56,7 +65,8 @@ def mlflow(port: int) -> None:
     uri = Tracker(project, "", "").uri
     click.echo(f"{uri}\nhttp://127.0.0.1:{port} in about 20 seconds; Ctrl-C ends it")
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
-    sys.exit(subprocess.call([*command, "--host", "127.0.0.1", "--port", str(port)]))
+    # A relative MLFLOW_TRACKING_URI is the project's, as it is for `run`.
+    sys.exit(subprocess.call([*command, "--host", "127.0.0.1", "--port", str(port)], cwd=project))
 
 
 def main() -> None:

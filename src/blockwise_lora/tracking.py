@@ -6,14 +6,19 @@ session. mlflow itself is imported on first use: it costs seconds, and an untrac
 """
 
 import atexit
+import logging
 import os
+import re
 import time
+import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 CONCEPTS = ("character", "style")
 PARENT_TAG = "mlflow.parentRunId"
@@ -59,6 +64,17 @@ def flatten(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def parameter_name(name: str) -> str:
+    """A name that MLflow takes; one that it takes already stays as it is.
+
+    It refuses most signs, `/` at the end, `:` on Windows and more than 250 characters, and with one
+    name the whole record; tags such as `saber_(fate)` are names, too. The number at the end keeps
+    apart what becomes equal.
+    """
+    plain = re.sub(r"[^\w.\- ]", "_", name)[:200]
+    return name if plain == name else f"{plain} {zlib.crc32(name.encode()):08x}"
+
+
 class Tracker:
     """The runs of one invocation in one experiment.
 
@@ -77,7 +93,7 @@ class Tracker:
         self._experiment_name = experiment
         self._invocation = invocation.replace("'", "")  # MLflow's filters know no escape for it
         self._open: set[str] = set()
-        atexit.register(self.close, "KILLED")
+        atexit.register(self._close_at_exit)
 
     @cached_property
     def client(self) -> Any:
@@ -197,7 +213,8 @@ class Tracker:
         from mlflow.entities import Param
 
         known = self.client.get_run(run_id).data.params
-        new = [Param(k, str(v)) for k, v in parameters.items() if k not in known]
+        named = {parameter_name(name): value for name, value in parameters.items()}
+        new = [Param(k, str(v)) for k, v in named.items() if k not in known]
         for start in range(0, len(new), 100):  # MLflow's limit for one call
             self.client.log_batch(run_id, params=new[start : start + 100])
 
@@ -240,6 +257,18 @@ class Tracker:
         while self._open:
             run_id = self._open.pop()
             self.client.set_terminated(run_id, status)
+
+    def _close_at_exit(self) -> None:
+        """End what a failure left open. Nobody is left to handle an error."""
+        try:
+            self.close("KILLED")
+        except Exception as error:  # whatever MLflow raises, as the server is gone
+            first = (str(error) or type(error).__name__).splitlines()[0]
+            logger.warning(
+                "MLflow: runs of %s stay marked as running: %s. The results are not touched.",
+                self._invocation,
+                first,
+            )
 
     def _search(self, tags: Mapping[str, str]) -> list[Any]:
         clauses = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]

@@ -1,5 +1,6 @@
 import json
 import shutil
+from typing import get_args
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from blockwise_lora.adapters import (
     trainable_parameters,
 )
 from blockwise_lora.commands.adapter import adapter as command
+from blockwise_lora.commands.adapter_merge import FORMATS
 from blockwise_lora.diffusion.base import load_base
 from tiny_base import write_tiny_pictures
 
@@ -176,7 +178,6 @@ def test_nothing_is_overwritten(two, tmp_path):
         (("--rank", 3), "sum.rank: unknown parameter"),
         (("--rule", "klora"), "combination.merge.rule=klora"),
         (("--rule", "pick", "--blocks", "in0,oot1"), "did you mean 'out1'"),
-        (("--to", "ckpt"), "format is one of"),
     ],
 )
 def test_mistakes(two, tmp_path, words, message):
@@ -184,6 +185,30 @@ def test_mistakes(two, tmp_path, words, message):
     assert result.exit_code == 1
     assert message in result.output
     assert not (tmp_path / "merged").exists()
+
+
+def test_formats_are_a_choice_and_are_those_that_can_be_written(two, tmp_path):
+    result = run(*two, "--to", "ckpt", "--out", tmp_path / "merged")
+    assert result.exit_code == 2
+    assert "'ckpt' is not one of 'diffusers', 'peft'" in result.output
+    assert set(FORMATS) == set(get_args(formats.Format))
+
+
+@pytest.mark.parametrize(
+    ("out", "words", "message"),
+    [
+        ("merged", ("--to", "kohya"), "kohya is a file: give it a name that ends in .safetensors"),
+        ("merged.ckpt", ("--to", "lycoris"), "lycoris is a file"),
+        ("merged.safetensors", ("--to", "peft"), "PEFT's format is a folder: leave the ending"),
+        ("merged.safetensors", ("--bake",), "a baked model (--bake, or for want of --rank) is a f"),
+        ("merged.safetensors", ("--rule", "ties"), "a baked model"),
+    ],
+)
+def test_an_ending_that_does_not_fit_is_told_before_the_work(tmp_path, out, words, message):
+    """Before the adapters are even read: these are not there."""
+    result = run("none", "neither", "--out", tmp_path / out, *words)
+    assert result.exit_code == 1
+    assert message in result.output
 
 
 def test_an_adapter_that_is_not_there(two, tmp_path):

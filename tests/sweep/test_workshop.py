@@ -13,6 +13,7 @@ from blockwise_lora.diffusion.base import load_base
 from blockwise_lora.diffusion.config import TrainingConfig
 from blockwise_lora.diffusion.prompts import Concept, fill_all
 from blockwise_lora.diffusion.sampling import SamplingConfig
+from blockwise_lora.errors import UserError
 from blockwise_lora.imagesets import read_imagefolder
 from blockwise_lora.judges.panel import JudgeConfig, Panel
 from blockwise_lora.judges.protocol import BootstrapConfig
@@ -145,9 +146,9 @@ def test_a_search_ends_with_one_pair_confirmed_elsewhere(shop):
     assert looked & set(skips(search.space).values()), "blocks were left out"
     assert looked & set(alone(search.space).values()), "and tried by themselves"
     assert len(found.screened) <= 1 + len(looked) // SEEN_AGAIN
-    with pytest.raises(ValueError, match="share prompts"):
+    with pytest.raises(UserError, match=r"sweep\.prompts and prompts .* winking'\. .* leave each"):
         search.run(*brief((5, 6), "winking"))
-    with pytest.raises(ValueError, match="share seeds"):
+    with pytest.raises(UserError, match=r"sweep\.search\.first_seed and seed .*: 11\. .* farther"):
         search.run(*brief((11,), "sleeping"))
 
 

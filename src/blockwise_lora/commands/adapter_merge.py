@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from blockwise_lora.adapters.merge import BakedModel, Base, MergedAdapter, Rule, Weighted
     from blockwise_lora.diffusion.base import BaseModel
 
+FORMATS = ("diffusers", "peft", "kohya", "lycoris")
+FILE = ".safetensors"
 RULES = ("sum", "svd", "linear", "magnitude_prune", "ties", "dare", "pick", "ziplora", "klora")
 
 
@@ -34,7 +36,7 @@ RULES = ("sum", "svd", "linear", "magnitude_prune", "ties", "dare", "pick", "zip
 @click.option("--steps", type=int, help="ziplora: optimiser steps.")
 @click.option("--base", help="The model: folder, single file or hub id.")
 @click.option("--bake", is_flag=True, help="Put the merge into the base; OUT is a model's folder.")
-@click.option("--to", default="diffusers", show_default=True, help="peft, kohya, lycoris.")
+@click.option("--to", type=click.Choice(FORMATS), default=FORMATS[0], show_default=True)
 @click.option("--device", default="cpu", show_default=True, help="ziplora: where to learn.")
 def merge(
     adapters: tuple[str, ...],
@@ -57,6 +59,7 @@ def merge(
     methods whose change depends on the base's weights (DoRA, OFT).
     """
     _check(out, rule)
+    _check_ending(out, None if _bakes(rule, parameters["rank"], bake) else to)
     called = names_of(adapters, names)
     numbers = _weights(weights, called)
 
@@ -107,6 +110,30 @@ def _check(out: Path, rule: str) -> None:
         raise UserError(f"{out} exists: name another place, or move it away")
 
 
+def _check_ending(out: Path, to: str | None) -> None:
+    """Tell whether OUT can be what is written, before minutes of work.
+
+    Args:
+        out: where to write.
+        to: the adapter's format; None: a model's folder.
+
+    Raises:
+        UserError: a file is to be a folder, or the other way about.
+    """
+    named_as_file = out.suffix == FILE
+    if to in ("kohya", "lycoris") and not named_as_file:
+        raise UserError(f"--out {out}: {to} is a file: give it a name that ends in {FILE}")
+    if to in ("peft", None) and named_as_file:
+        baked = "a baked model (--bake, or for want of --rank)"
+        what = baked if to is None else "PEFT's format"
+        raise UserError(f"--out {out}: {what} is a folder: leave the ending {FILE}")
+
+
+def _bakes(rule: str, rank: int | None, bake: bool) -> bool:
+    """Whether a base model comes out: asked for, or of a rule whose result has no rank."""
+    return bake or (rule in ("magnitude_prune", "ties", "dare") and rank is None)
+
+
 def _weights(text: str | None, names: Sequence[str]) -> list[float]:
     if text is None:
         return [1.0] * len(names)
@@ -128,7 +155,7 @@ def _base(
     if source is None:
         return None, None
     learns = config.rule == "ziplora"
-    bakes = bake or (config.rule in ("magnitude_prune", "ties", "dare") and config.rank is None)
+    bakes = _bakes(config.rule, config.rank, bake)
     changes = (update for one in weighted for update in one.adapter.updates.values())
     if learns or bakes or any(update.needs_base for update in changes):
         model = load_base(source, device)

@@ -166,7 +166,14 @@ class Studio:
             for concept in CONCEPTS
             if stack
         }
-        key = configuration_hash(made_of=made_of, brief=asdict(self.brief), base=self.base.sha256)
+        # float32 goes without saying: pictures of earlier versions are found again.
+        precise = self.base.dtype == torch.float32
+        key = configuration_hash(
+            **({} if precise else {"dtype": str(self.base.dtype)}),
+            made_of=made_of,
+            brief=asdict(self.brief),
+            base=self.base.sha256,
+        )
         folder = self.folder / key[:16]
         if not folder.is_dir():
             adapters = {c: stack.adapter(c, self._read) for c in CONCEPTS} if stack else {}

@@ -11,7 +11,9 @@ from statistics import mean, median
 
 import optuna
 
+from blockwise_lora.errors import UserError
 from blockwise_lora.judges.samples import Question
+from blockwise_lora.sweep.budget import Budget
 from blockwise_lora.sweep.candidates import (
     Candidate,
     Space,
@@ -61,35 +63,6 @@ KEPT_BACK = 0.03
 PULLED = 0.01
 """Share of its lesson's gradient from which on a block is left out by itself and tried by itself:
 for the others neither makes a difference."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a search may cost.
-
-    Attributes:
-        trainings: in times of one single training of a full adapter, the two full ones that the
-            search starts from included.
-        screening: share of what is left after those two that goes into quick guesses without
-            training.
-        finalists: candidates that are trained at most, the full pair included; fewer where the
-            price allows no more.
-    """
-
-    trainings: float = 4.0
-    screening: float = 0.3
-    finalists: int = 8
-
-    def __post_init__(self) -> None:
-        mistakes = []
-        if self.trainings <= 2:
-            mistakes.append("trainings is above 2: two full adapters are trained first")
-        if not 0 <= self.screening < 1:
-            mistakes.append(f"screening is in [0, 1), not {self.screening}")
-        if self.finalists < 1:
-            mistakes.append(f"finalists is at least 1, not {self.finalists}")
-        if mistakes:
-            raise ValueError("\n".join(mistakes))
 
 
 @dataclass(frozen=True)
@@ -150,9 +123,9 @@ class Search:
 
         Raises:
             TrainingError: a full adapter cannot be trained.
-            ValueError: search and confirmation share both a prompt and a seed.
+            UserError: search and confirmation share a prompt or a seed.
         """
-        _kept_apart(self.brief, confirm)
+        keep_apart(self.brief, confirm)
         began = time.monotonic()
         self.shop.train([FULL_PAIR])
         unit = mean(self.shop.entry(c, FULL).cost.seconds for c in CONCEPTS)
@@ -293,12 +266,28 @@ def _share(candidate: Candidate, concept: Concept) -> float:
     return FORWARD + EACH_BLOCK * sum(rank > 0 for rank in ranks) / len(ranks)
 
 
-def _kept_apart(search: Brief, confirm: Brief) -> None:
+def keep_apart(search: Brief, confirm: Brief) -> None:
+    """Check that nothing is confirmed with what was searched with.
+
+    Args:
+        search: prompts and seeds of the search.
+        confirm: those of the confirmation.
+
+    Raises:
+        UserError: they share a prompt or a seed.
+    """
     prompts = set(search.templates) & set(confirm.templates)
     seeds = set().union(*search.seeds_by_prompt) & set().union(*confirm.seeds_by_prompt)
-    if prompts or seeds:
-        shared = ", ".join(sorted(prompts) or map(str, sorted(seeds)))
-        raise ValueError(
-            f"search and confirmation share {'prompts' if prompts else 'seeds'} ({shared}): what "
-            "was searched with cannot confirm"
+    cannot = "What was searched with cannot confirm:"
+    if prompts:
+        shared = ", ".join(repr(prompt) for prompt in sorted(prompts))
+        raise UserError(
+            f"sweep.prompts and prompts share prompts: {shared}. {cannot} leave each in one of "
+            "them only."
+        )
+    if seeds:
+        raise UserError(
+            "sweep.search.first_seed and seed share seeds of the noise: "
+            f"{', '.join(map(str, sorted(seeds)))}. {cannot} set sweep.search.first_seed farther "
+            "from seed."
         )

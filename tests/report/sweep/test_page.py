@@ -28,6 +28,7 @@ def report(loaded_tiny_base) -> SweepReport:
         commands=("kedro run --pipelines sweep",),
         settings={"study": "paper"},
         provenance={"base": "abc"},
+        level=0.95,
     )
 
 
@@ -80,6 +81,12 @@ def test_the_verdict_says_whether_a_mask_is_worth_it():
     words = ["together are better", "no better than", "no better than", "together are worse"]
     assert all(word in text for word, text in zip(words, said.values(), strict=True))
     assert verdict(one_pair(Interval(0, 0, 0, 6)), FULL).startswith("No pair of masks did better")
+
+
+def test_the_intervals_coverage_is_the_one_that_was_asked_for(report):
+    page = render(replace(report, level=0.9))
+    assert "With 90% intervals" in page and "(90% interval" in page and "95%" not in page
+    assert "With 57% intervals" in render(replace(report, level=0.57)), "not 56.99999999999999"
 
 
 def test_it_needs_nothing_from_elsewhere(report):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from blockwise_lora.parameters import typed
+from blockwise_lora.sweep.budget import Budget
 from blockwise_lora.sweep.ray_config import RayConfig
 
 
@@ -38,6 +39,14 @@ class SearchConfig:
     """URL of the database that workers share; null: in memory."""
     first_seed: int = 20_000
     """Of the search's noise; confirmation uses the seeds of `kedro run`."""
+
+    def __post_init__(self) -> None:
+        _ = self.budget  # which refuses what is out of range
+
+    @property
+    def budget(self) -> Budget:
+        """The price."""
+        return Budget(self.trainings, self.screening, self.finalists)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from blockwise_lora.pipelines.sweep.setting import (
     comparison_prompts,
     open_workshop,
     own_prompts,
+    study_name,
 )
 from blockwise_lora.pipelines.training.recipes import CONCEPTS
 
@@ -69,24 +70,25 @@ def run_search(
         bank: folder of adapters, looked up and added to.
         pictures: folder of sampled pictures, likewise.
         parameters: the groups that `open_workshop` takes.
+
+    Raises:
+        UserError: search and confirmation share a prompt or a seed.
     """
     from blockwise_lora.sweep.candidates import Space
-    from blockwise_lora.sweep.recommendation import Budget, Search
+    from blockwise_lora.sweep.recommendation import Search, keep_apart
     from blockwise_lora.sweep.search import open_study
 
     config = SweepConfig.of(parameters["sweep"])
     wanted: SearchConfig = config.search
+    brief, questions = own_prompts(config, wanted.first_seed, parameters)
+    confirmation, its_questions = comparison_prompts(style_images, parameters)
+    keep_apart(brief, confirmation)  # told before a model is loaded
     images = {"character": character_images, "style": style_images}
     shop = open_workshop(images, parameters, bank, pictures)
-    specs = {c: shop.lessons[c].spec for c in CONCEPTS}
-    search = Search(
-        shop,
-        Space.of(shop.blocks, specs, wanted.ranks),
-        open_study(_study_name(shop), wanted.storage, parameters["seed"]),
-        *own_prompts(config, wanted.first_seed, parameters),
-        Budget(wanted.trainings, wanted.screening, wanted.finalists),
-    )
-    found = search.run(*comparison_prompts(style_images, parameters))
+    space = Space.of(shop.blocks, {c: shop.lessons[c].spec for c in CONCEPTS}, wanted.ranks)
+    study = open_study(study_name(shop, space, brief), wanted.storage, parameters["seed"])
+    search = Search(shop, space, study, brief, questions, wanted.budget)
+    found = search.run(confirmation, its_questions)
     texts = [question.text for question in search.gallery.questions]
     report = _report(shop, found.outcome, found, texts, "search", parameters)
     return report, _records(shop, found.outcome, texts)
@@ -128,12 +130,6 @@ def _study(config: SweepConfig, shop: Workshop) -> Study:
         return named_study(config.study, shop.blocks, **specs)
     pairs = [Pair(pair.character, pair.style) for pair in config.study]
     return own_study("own", pairs, shop.blocks, **specs)
-
-
-def _study_name(shop: Workshop) -> str:
-    """Workers of one search share it; another data set, model or method is another search."""
-    keys = [shop.entry(concept, "all").key[:12] for concept in CONCEPTS]
-    return f"blockwise-lora {' '.join(keys)}"
 
 
 def _records(shop: Workshop, outcome: Outcome, prompts: Sequence[str]) -> list[MaskRecord]:
@@ -180,4 +176,5 @@ def _report(
             "DINO judge": f"sha256 {shop.panel.dino.sha256}",
             **{f"{c}'s pictures": f"sha256 {shop.lessons[c].images.sha256}" for c in CONCEPTS},
         },
+        level=shop.bootstrap.level,
     )

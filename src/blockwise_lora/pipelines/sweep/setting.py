@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blockwise_lora.parameters import typed
+from blockwise_lora.parameters import asdict, typed
 from blockwise_lora.pipelines.evaluation.config import EvaluationConfig
 from blockwise_lora.pipelines.evaluation.evidence import OpenedSet, to_questions
 from blockwise_lora.pipelines.sweep.config import SweepConfig
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from blockwise_lora.imagesets import ImageSet
     from blockwise_lora.judges.samples import Question
     from blockwise_lora.sweep.bank import Lesson, Trainer
+    from blockwise_lora.sweep.candidates import Space
     from blockwise_lora.sweep.pictures import Brief
     from blockwise_lora.sweep.workshop import Workshop
 
@@ -120,6 +121,32 @@ def comparison_prompts(
     combination = typed(CombinationConfig, parameters["combination"], "combination")
     seeds = range(parameters["seed"], parameters["seed"] + combination.pictures_per_prompt)
     return _brief(templates, seeds, parameters), questions
+
+
+def study_name(shop: Workshop, space: Space, brief: Brief) -> str:
+    """Of the search's Optuna study, which all workers of one search share.
+
+    Whatever decides a quick look's scores is in it: a study that knows a candidate hands its scores
+    out again. The adapters' keys stand for base model, pictures, method and training.
+
+    Args:
+        shop: where it is done.
+        space: what may be chosen.
+        brief: prompts and seeds of the search.
+    """
+    from blockwise_lora.diffusion.checkpoints import configuration_hash
+    from blockwise_lora.sweep.studies import FULL
+
+    asked = asdict(brief)
+    del asked["sampling"]["batch_size"]  # a matter of each worker's memory
+    panel = shop.panel
+    others = configuration_hash(
+        brief=asked,
+        space=asdict(space),
+        judges=[panel.clip.sha256, panel.dino.sha256, panel.style_blocks],
+    )
+    keys = [shop.entry(concept, FULL).key for concept in CONCEPTS]
+    return f"blockwise-lora {' '.join(key[:12] for key in (*keys, others))}"
 
 
 def _brief(templates: Sequence[str], seeds: Seeds, parameters: Mapping[str, Any]) -> Brief:

@@ -49,6 +49,7 @@ class SweepReport:
         command: that trains and compares a pair, with {character} and {style} for its masks.
         commands: that made the page.
         settings, provenance: name to value, as text.
+        level: coverage that the intervals aim at.
     """
 
     title: str
@@ -61,6 +62,7 @@ class SweepReport:
     commands: tuple[str, ...]
     settings: Mapping[str, str]
     provenance: Mapping[str, str]
+    level: float
 
     @property
     def blocks(self) -> tuple[str, ...]:

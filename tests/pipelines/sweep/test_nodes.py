@@ -1,0 +1,40 @@
+from pathlib import Path
+
+import pytest
+from kedro.config import OmegaConfigLoader
+
+from blockwise_lora.errors import UserError
+from blockwise_lora.imagesets import read_imagefolder
+from blockwise_lora.pipelines.sweep.nodes import run_search
+from blockwise_lora.settings import CONFIG_LOADER_ARGS
+from tiny_base import write_tiny_pictures
+
+CONF = Path(__file__).parents[3] / "conf"
+
+
+@pytest.fixture
+def arguments(tmp_path) -> dict:
+    """Of a search whose base model is not there: whoever loads it first fails with that."""
+    parameters = OmegaConfigLoader(str(CONF), **CONFIG_LOADER_ARGS)["parameters"]
+    parameters |= {"base_model": {"source": str(tmp_path / "none")}, "truth": None}
+    parameters |= {"prompts": [{"text": "{style}, {character}, kissing"}]}
+    images = read_imagefolder(write_tiny_pictures(tmp_path / "set", 2))
+    folders = {"bank": tmp_path / "bank", "pictures": tmp_path / "pictures"}
+    return {"character_images": images, "style_images": images} | folders | parameters
+
+
+def test_a_prompt_of_search_and_confirmation_is_told_before_a_model_is_loaded(arguments):
+    arguments["prompts"] = [{"text": arguments["sweep"]["prompts"][0]}]
+    with pytest.raises(UserError, match=r"sweep\.prompts and prompts share prompts: .*sleeping"):
+        run_search(**arguments)
+
+
+def test_a_seed_of_both_is_told_before_a_model_is_loaded(arguments):
+    arguments["sweep"]["search"]["first_seed"] = arguments["seed"]
+    with pytest.raises(UserError, match=r"sweep\.search\.first_seed and seed share seeds"):
+        run_search(**arguments)
+
+
+def test_what_is_kept_apart_goes_on_to_the_model(arguments):
+    with pytest.raises(UserError, match="none"):
+        run_search(**arguments)
