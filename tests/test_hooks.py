@@ -45,6 +45,14 @@ def test_the_hook_reads_the_files_without_the_overrides(tmp_path):
         hook.after_context_created(context(tmp_path, {}, sead=1))
 
 
+def test_a_variant_that_folders_are_not_named_after_is_refused(tmp_path):
+    hook = ParameterHooks()
+    with pytest.raises(UserError, match=r"'lora', but .* folders of 'blockwise'. Set .*globals"):
+        hook.after_context_created(context(tmp_path, {"variant": "lora"}))
+    hook.after_context_created(context(tmp_path, {"variant": "blockwise"}))
+    hook.after_context_created(context(tmp_path, {"variant": "lora"}, variant="lora"))
+
+
 def training() -> Pipeline:
     return Pipeline([node(lambda: 1, None, "character.adapter", name="train")])
 
@@ -64,11 +72,11 @@ def parameters(blocks: str) -> dict:
 
 def test_masks_are_checked_before_anything_runs(tmp_path):
     hook = ParameterHooks()
-    hook.after_context_created(context(tmp_path, parameters("all+inn0:0")))
+    hook.after_context_created(context(tmp_path, parameters("all+inn0:0"), variant="lora"))
     with pytest.raises(UserError, match=r"character: mask 'all\+inn0:0', position 5"):
         hook.before_pipeline_run(training())
     hook.before_pipeline_run(Pipeline([node(lambda: 1, None, "samples", name="other")]))
-    hook.after_context_created(context(tmp_path, parameters("NOT in0")))
+    hook.after_context_created(context(tmp_path, parameters("NOT in0"), variant="lora"))
     hook.before_pipeline_run(training())
 
 

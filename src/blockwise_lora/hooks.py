@@ -27,12 +27,15 @@ class ParameterHooks:
         """Check the overrides against the configuration.
 
         Raises:
-            UserError: a name that the configuration lacks, or a variant that is not defined.
+            UserError: a name that the configuration lacks, a variant that is not defined, or one
+                whose results would go to another one's folders.
         """
-        given = dict(context.config_loader.runtime_params or {})
+        loader = context.config_loader
+        given = dict(loader.runtime_params or {})
         if given:
-            check_overrides(given, _parameters_alone(context.config_loader))
+            check_overrides(given, _parameters_alone(loader))
         self._parameters = context.params
+        check_variant(self._parameters, given, loader["globals"])
 
     @hook_impl
     def before_pipeline_run(self, pipeline: Any) -> None:
@@ -75,6 +78,28 @@ def check_overrides(given: dict[str, Any], parameters: dict[str, Any]) -> None:
         )
     if lines:
         raise UserError("\n".join(lines))
+
+
+def check_variant(
+    parameters: dict[str, Any], given: dict[str, Any], everywhere: dict[str, Any]
+) -> None:
+    """Check that the variant which is trained is the one that folders are named after.
+
+    Args:
+        parameters: all of them.
+        given: what `--params` set.
+        everywhere: Kedro's globals, which the catalog reads.
+
+    Raises:
+        UserError: a parameters file names another variant, which the catalog does not know of.
+    """
+    named = given.get("variant", everywhere["variant"])
+    trained = parameters.get("variant", named)
+    if trained != named:
+        raise UserError(
+            f"variant: a parameters file says {trained!r}, but results would go to the folders of "
+            f"{named!r}. Set `variant` in globals.yml instead, or by --params variant={trained}."
+        )
 
 
 def _parameters_alone(loader: OmegaConfigLoader) -> dict[str, Any]:

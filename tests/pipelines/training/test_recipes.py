@@ -78,6 +78,8 @@ def test_the_runs_seed_unless_training_has_its_own():
         ({"training": {"step": 3}}, r"training\.step: unknown.*did you mean 'steps'"),
         ({"variant": "lorra"}, r"'lorra' is none of lora, empty; did you mean 'lora'"),
         ({"variant": "../lora"}, "cannot be a folder's name"),
+        ({"variant": "v1.5"}, "take letters"),  # dvc.yaml would look for `5` below `v1`
+        ({"variant": "sweep"}, "the name of something else"),
         ({"variant": "empty"}, r"variants\.empty\.character: missing"),
     ],
 )

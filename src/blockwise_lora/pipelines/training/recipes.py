@@ -32,7 +32,8 @@ _DATA_KEYS = (
     "licence",
     "review",
 )
-_VARIANT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_VARIANT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_TAKEN = ("base", "judges", "sweep", "search")  # folders beside those of the variants
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,11 @@ def words(name: str, concept: Mapping[str, Any]) -> Concept:
 def _chosen(variant: str, variants: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if not isinstance(variant, str) or not _VARIANT_NAME.fullmatch(variant):
         raise ParameterError(
-            f"variant: {variant!r} cannot be a folder's name; take letters, digits, '_', '-', '.'"
+            f"variant: {variant!r} cannot be a folder's name; take letters, digits, '_', '-'"
+        )
+    if variant in _TAKEN:
+        raise ParameterError(
+            f"variant: {variant!r} is the name of something else here; call the variant otherwise"
         )
     if variant not in variants:
         near = difflib.get_close_matches(variant, variants, n=1)
