@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +13,21 @@ if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
     from blockwise_lora.diffusion.base import BaseModel
+    from kedro_forks import KedroForks
 
 # On tensors this small, threads cost more in waiting for each other than they save, above all
 # where several tests run at once. It has to be said before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def kedro_forks() -> "Iterator[KedroForks]":
+    """Runs `kedro` commands without waiting for their imports."""
+    from kedro_forks import KedroForks
+
+    forks = KedroForks()
+    yield forks
+    forks.close()
 
 
 @pytest.fixture

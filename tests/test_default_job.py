@@ -1,7 +1,7 @@
 """The whole default job, as a newcomer runs it, in the environment `test` (few steps, one prompt).
 
 It runs in a copy of the project, so that no result of the user's is touched: `dvc repro` first, as
-`make run` does, then what the README says one can do with the outcome.
+`make run` does, then what the README says one can do with the outcome, in forked processes.
 """
 
 import json
@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
@@ -27,8 +28,8 @@ VARIANTS = ("lora", "blockwise")  # LoCon would be the same once more
 INVOCATION = "make run, tested"
 
 
-def run(project: Path, *command: str, succeeds: bool = True) -> str:
-    """Run a command of the environment in the project; returns all that it printed."""
+def variables() -> dict[str, str]:
+    """All variables of a command's environment."""
     binaries = Path(sys.executable).parent
     own = {
         "BLOCKWISE_LORA_INVOCATION": INVOCATION,
@@ -36,18 +37,34 @@ def run(project: Path, *command: str, succeeds: bool = True) -> str:
         "KEDRO_ENV": "test",
         "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
     }
-    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"} | own
+    return {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"} | own
+
+
+def run(project: Path, *command: str) -> str:
+    """Run a command of the environment in the project; returns all that it printed."""
     done = subprocess.run(
         command,
         cwd=project,
-        env=environment,
+        env=variables(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
         errors="replace",
     )
-    assert (done.returncode == 0) is succeeds, done.stdout
+    assert done.returncode == 0, done.stdout
     return done.stdout
+
+
+@pytest.fixture
+def kedro(project, kedro_forks) -> Callable[..., str]:
+    """Run a `kedro` command in the project; returns all that it printed."""
+
+    def kedro(*words: str, succeeds: bool = True) -> str:
+        status, said = kedro_forks.run(project, variables(), *words)
+        assert (status == 0) is succeeds, said
+        return said
+
+    return kedro
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +148,8 @@ def test_dvc_shows_metrics_and_plots(project):
     assert (project / "dvc_plots" / "index.html").exists()
 
 
-def test_one_run_of_ones_own_variant(project, record):
-    run(project, "kedro", "run", "--params", "variant=own,character.blocks=out1-out3")
+def test_one_run_of_ones_own_variant(project, kedro, record):
+    kedro("run", "--params", "variant=own,character.blocks=out1-out3")
     adapter = read_adapter(project / "data" / "06_models" / "own" / "character")
     assert adapter.spec.blocks == "out1-out3"
     tags = {"mask.character": "out1-out3", "adapter.character.sha256": adapter.sha256}
@@ -148,10 +165,8 @@ def test_one_run_of_ones_own_variant(project, record):
         ("variant=nix", "not among lora"),
     ],
 )
-def test_mistakes_are_told_in_plain_words(project, params, message):
-    said = run(
-        project, "kedro", "run", "--pipelines", "training", "--params", params, succeeds=False
-    )
+def test_mistakes_are_told_in_plain_words(kedro, params, message):
+    said = kedro("run", "--pipelines", "training", "--params", params, succeeds=False)
     assert message in said
     assert "Error: " in said
     assert "Traceback" not in said
@@ -178,8 +193,8 @@ def sweep_runs(record: Tracker) -> dict[str, object]:
     return {r.info.run_name: r for r in runs if "sweep.key" in r.data.tags}
 
 
-def test_a_sweep_says_which_blocks_and_records_every_mask(project, record):
-    run(project, "kedro", "run", "--pipelines", "sweep")
+def test_a_sweep_says_which_blocks_and_records_every_mask(project, kedro, record):
+    kedro("run", "--pipelines", "sweep")
     folder = project / "data" / "08_reporting" / "sweep"
     scores = json.loads((folder / "scores.json").read_text())
     assert [p["how"] for p in scores["pairs"]].count("trained") == 3
@@ -197,7 +212,7 @@ def test_a_sweep_says_which_blocks_and_records_every_mask(project, record):
     assert {"adapters", "samples.png"} <= artifacts
 
 
-def test_adding_a_mask_to_a_sweep_trains_one_mask(project, record):
+def test_adding_a_mask_to_a_sweep_trains_one_mask(project, kedro, record):
     bank = project / "data" / "06_models" / "sweep"
     before = {p: p.stat().st_mtime_ns for p in bank.glob("*/*/*.safetensors")}
     parameters = project / "conf" / "test" / "parameters_sweep.yml"
@@ -208,15 +223,15 @@ def test_adding_a_mask_to_a_sweep_trains_one_mask(project, record):
             "    - {character: all, style: out3}\n    - {style: mid}\n",
         )
     )
-    run(project, "kedro", "run", "--pipelines", "sweep")
+    kedro("run", "--pipelines", "sweep")
     after = {p: p.stat().st_mtime_ns for p in bank.glob("*/*/*.safetensors")}
     assert {p: t for p, t in after.items() if p in before} == before
     assert len({p.parent for p in set(after) - set(before)}) == 1
     assert len(sweep_runs(record)) == 4, "no mask has two runs"
 
 
-def test_a_search_ends_with_a_pair_that_can_be_run(project):
-    run(project, "kedro", "run", "--pipelines", "search")
+def test_a_search_ends_with_a_pair_that_can_be_run(project, kedro):
+    kedro("run", "--pipelines", "search")
     folder = project / "data" / "08_reporting" / "search"
     told = json.loads((folder / "scores.json").read_text())
     assert {"character", "style"} == set(told["recommended"])

@@ -3,9 +3,7 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,28 +40,16 @@ def project(tmp_path, tiny_base_folder) -> Path:
 
 
 @pytest.fixture
-def kedro(project) -> Iterator[Callable[..., tuple[int, str]]]:
+def kedro(project, kedro_forks) -> Callable[..., tuple[int, str]]:
     """Exit status and output of a `kedro` command in a process of its own, in the project."""
     own = {"KEDRO_ENV": "test", "BLOCKWISE_LORA_CACHE": str(project / "cache")}
     own |= {"MLFLOW_DISABLE_TELEMETRY": "true"}
     given = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW", "BLOCKWISE"))}
-    command = [sys.executable, str(Path(__file__).with_name("kill_kedro.py"))]
-    with subprocess.Popen(
-        command,
-        cwd=project,
-        env=given | own,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
 
-        def kedro(moment: str, number: int, *words: str) -> tuple[int, str]:
-            said = project / "said.txt"
-            print(said, moment, number, *words, file=process.stdin, flush=True)
-            return int(process.stdout.readline()), said.read_text(encoding="utf-8")
+    def kedro(moment: str, number: int, *words: str) -> tuple[int, str]:
+        return kedro_forks.run(project, given | own, *words, moment=moment, number=number)
 
-        yield kedro
-        process.stdin.close()
+    return kedro
 
 
 def adapters(project: Path) -> dict[str, bytes]:
