@@ -8,11 +8,10 @@ Study: wall time of the cat's `paper` study with many masks in a pass beside tha
 What it takes one mask at a time is reckoned from every eighth mask; sampling and judging are the
 same work for any number of masks in a pass, so they are timed once. By itself the script times work
 alone, of `make run` that of its three variants. The two options tell what the whole commands took:
-`make run` in a fresh clone, then `kedro run --pipelines sweep` there, with nothing beside them; their
-ratio is reported, too. Search: for
-each dev pair, the pair of masks that the search recommends against the best one of the `paper`
-study; both were chosen on the sweep's own prompts and are compared on held-out expressions and
-seeds.
+`make run` in a fresh clone, then `kedro run --pipelines sweep` there, with nothing beside them;
+their ratio is reported, too. Search: for each dev pair, the pair of masks that the search
+recommends against the best one of the `paper` study; both were chosen on the sweep's own prompts
+and are compared on held-out expressions and seeds.
 
 A run that was cut off goes on at the part where it stood: what is finished is kept in the user's
 cache folder until parameters or base model change, or --anew is given. Results go to
