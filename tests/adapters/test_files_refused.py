@@ -1,6 +1,7 @@
 """Files that cannot be used are refused, by name and with the remedy."""
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from blockwise_lora.adapters import (
     AdapterError,
+    LowRank,
     attached_names,
     detach,
     load_adapter,
@@ -37,6 +39,18 @@ def test_another_structure_is_refused_and_the_unet_untouched(saved, make_unet):
         load_adapter(shorter, adapter, "a")
     assert [name for name, _ in wider.named_modules()] == modules
     assert attached_names(wider) == ()
+
+
+def test_layers_of_text_encoders_need_the_text_encoders(saved, make_unet):
+    adapter = read_adapter(saved)
+    update = LowRank(torch.ones(1, 4), torch.ones(4, 1), 1.0)
+    layers = {"text_encoder.encoder.layers.0.mlp.fc1": update}
+    both = replace(adapter, updates={**adapter.updates, **layers})
+    with pytest.raises(AdapterError, match=r"text encoders.*\(text_encoder: .* Parts\(") as error:
+        load_adapter(make_unet(), both, "a")
+    assert "another structure" not in str(error.value)
+    with pytest.raises(AdapterError, match="another structure"):
+        load_adapter(make_unet(block_out_channels=(32, 32, 64, 128)), both, "a")
 
 
 def test_a_taken_name_is_refused_on_loading(tiny_unet, saved):
@@ -111,6 +125,8 @@ def test_tampered_files_are_refused(saved, tmp_path):
         ("blockwise_lora.spec", "{}x"),
         ("blockwise_lora.spec", '{"rank": "many"}'),
         ("blockwise_lora.blocks", "{}"),
+        *((f"blockwise_lora.{key}", "[" * 100_000) for key in ("spec", "blocks", "shapes")),
+        ("blockwise_lora.shapes", '{"mid_block": [Infinity]}'),
         ("lora_adapter_metadata", "[]"),
         ("lora_adapter_metadata", '{"unet.lora_alpha": NaN, "unet.alpha_pattern": {}}'),
     ]:

@@ -10,7 +10,9 @@ import yaml
 from diffusers import StableDiffusionPipeline
 from torch import nn
 
+from adapter_effects import assert_same
 from blockwise_lora.adapters import (
+    AdapterError,
     AdapterSpec,
     Parts,
     attach,
@@ -24,6 +26,7 @@ from blockwise_lora.adapters import (
     trainable_parameters,
 )
 from blockwise_lora.adapters.files import SINGLE_FILE, WEIGHTS_FILE
+from blockwise_lora.adapters.formats import write
 from blockwise_lora.parameters import typed
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
@@ -152,6 +155,26 @@ def test_saved_and_read_back_bit_for_bit(make_unet, output, trained, tmp_path, r
         assert one.keys() == two.keys()
         assert all(torch.equal(one[key], two[key]) for key in one)
     assert (tmp_path / SINGLE_FILE).exists() == TABLE[row]["single file"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "sizes"),
+    [
+        (AdapterSpec("all+out1:16", "oft", rank=8), {8, 16}),
+        (AdapterSpec("all", "oft", rank=64), {32, 64}),  # lowered where the inputs are fewer
+    ],
+)
+def test_rotations_of_several_block_sizes(make_unet, output, trained, tmp_path, spec, sizes):
+    """Each layer's own tensor tells its size, where PEFT's configuration knows one for all."""
+    unet, other = make_unet(), make_unet()
+    assert {*trained(unet, spec, "a").ranks.values()} == sizes
+    save_adapter(tmp_path, unet, "a", spec=spec)
+    adapter = read_adapter(tmp_path)
+    load_adapter(other, adapter, "b")
+    assert torch.equal(output(other), output(unet))
+    assert_same(adapter.updates, extract(unet, "a"))
+    with pytest.raises(AdapterError, match=r"several block sizes \(\d+, \d+\)"):
+        write(adapter, tmp_path / "peft", "peft")
 
 
 @every

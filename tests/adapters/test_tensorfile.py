@@ -1,3 +1,5 @@
+import hashlib
+import json
 import struct
 
 import pytest
@@ -44,3 +46,30 @@ def test_an_unreadable_file_is_explained(tmp_path):
     (tmp_path / "folder.safetensors").mkdir()
     with pytest.raises(tensorfile.AdapterError, match=r"folder\.safetensors cannot be read"):
         tensorfile.read(tmp_path / "folder.safetensors")
+
+
+def test_names_are_asked_about_before_a_tensor_is_read(tmp_path):
+    """The file says that it holds a tebibyte, which no memory does."""
+    path, size = tmp_path / "large.safetensors", 1 << 40
+    entry = {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}
+    header = json.dumps({"layer": entry}).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.truncate(8 + len(header) + size)
+
+    def refuse(names):
+        raise ValueError(f"not {names}")
+
+    with pytest.raises(ValueError, match=r"not \['layer'\]"):
+        tensorfile.read(path, refuse)
+
+
+def test_what_was_read_does_not_change_with_the_file(tmp_path):
+    path = tmp_path / "file.safetensors"
+    data = tensorfile.encode(TENSORS, {})
+    path.write_bytes(data)
+    content = tensorfile.read(path)
+    with path.open("r+b") as file:
+        file.write(b"\xff" * len(data))
+    assert all(torch.equal(content.tensors[name], tensor) for name, tensor in TENSORS.items())
+    assert content.sha256 == hashlib.sha256(data).hexdigest()

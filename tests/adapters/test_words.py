@@ -46,6 +46,7 @@ def test_no_file_no_word(tmp_path):
         {"a": torch.full((1, 4), torch.nan)},
         {"a": torch.ones(1, 2, 4)},
         {"clip_l": torch.ones(1, 4), "clip_g": torch.ones(1, 4)},  # of no word
+        {"a": torch.ones(1, 4).to(torch.float8_e4m3fn)},
     ],
 )
 def test_what_is_no_word_is_refused(tmp_path, tensors):

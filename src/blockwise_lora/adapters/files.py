@@ -23,7 +23,7 @@ from blockwise_lora.adapters.attach import Attached, check_name, describe, injec
 from blockwise_lora.adapters.errors import AdapterError
 from blockwise_lora.adapters.formats import Names, diffusers, kohya
 from blockwise_lora.adapters.layers import adapted_layers, require_attached
-from blockwise_lora.adapters.parts import Model, Parts
+from blockwise_lora.adapters.parts import Model, Parts, part_of
 from blockwise_lora.adapters.spec import AdapterSpec
 from blockwise_lora.adapters.updates import LowRank, Update
 from blockwise_lora.adapters.wrapping import read
@@ -100,8 +100,9 @@ def load_adapter(model: Model, adapter: Adapter, name: str) -> Attached:
     """Attach a saved adapter with exactly its weights; it becomes the only active one.
 
     Raises:
-        AdapterError: the adapter is for a model of another structure, or the name is taken or
-            not usable; the model is as before.
+        AdapterError: the adapter is for a model of another structure or has layers of text
+            encoders that were not given, or the name is taken or not usable; the model is as
+            before.
     """
     parts = Parts.of(model)
     blocks = parts.blocks
@@ -124,6 +125,14 @@ def _fitting(blocks: BlockMap, adapter: Adapter) -> dict[str, Update]:
             misfits.append(f"{module} is missing")
         elif tuple(blocks.layers[module][1].shape) != tuple(update.shape):
             misfits.append(f"{module} is of another size")
+    encoders = {part_of(module) for module in adapter.updates} - {"unet"}
+    absent = sorted(encoders - {part_of(module) for module in blocks.layers})
+    if absent and all(part_of(misfit) in absent for misfit in misfits):
+        raise AdapterError(
+            f"the adapter has layers of text encoders, too ({', '.join(absent)}: the block BASE), "
+            "and was to be loaded into a model without: hand over the denoiser together with its "
+            "text encoders, Parts(denoiser, text_encoders), as a base model's `parts` are"
+        )
     if misfits:
         more = f" and {len(misfits) - 3} more" if len(misfits) > 3 else ""
         raise AdapterError(

@@ -57,7 +57,7 @@ def read_shapes(metadata: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
     """Module to its weight's shape, as far as it is said.
 
     Raises:
-        ValueError, TypeError, AttributeError: the table is damaged.
+        ValueError, TypeError, AttributeError, OverflowError: the table is damaged.
     """
     table = json.loads(metadata.get(SHAPES, "{}"))
     return {module: tuple(int(n) for n in shape) for module, shape in table.items()}

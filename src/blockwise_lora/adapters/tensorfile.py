@@ -8,13 +8,12 @@ the header as 8 bytes, little-endian; the header as JSON; the tensors' bytes.
 import hashlib
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
 import torch
+from safetensors import SafetensorError, safe_open
 
 from blockwise_lora.adapters.errors import AdapterError
 
@@ -48,35 +47,42 @@ def encode(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> 
     return struct.pack("<Q", len(text)) + text + b"".join(chunks)
 
 
-def read(path: Path) -> TensorFile:
+def read(path: Path, admit: Callable[[Sequence[str]], object] | None = None) -> TensorFile:
     """Read a safetensors file into memory.
+
+    Args:
+        path: of the file.
+        admit: is given the tensors' names before any tensor is read, and raises what it likes if
+            they are not wanted: the file may be a whole model, and larger than the memory.
 
     Raises:
         AdapterError: the file is missing, unreadable, of another kind (a pickle, a web page),
             or cut short; never is anything unpickled.
     """
+    head = b""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            head = file.read(512)
+            # Reads the header alone, of which it checks the length. Mapped into memory, as by
+            # default, the tensors would change with the file, and files above the memory fail.
+            with safe_open(path, "pt", backend="pread") as content:
+                if admit is not None:
+                    admit(content.keys())
+                tensors, metadata = content.get_tensors(), content.metadata() or {}
+            file.seek(0)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         raise AdapterError(f"{path} does not exist: check the path, or train it first") from None
     except OSError as error:
         raise AdapterError(f"{path} cannot be read: {error.strerror}") from error
-    try:
-        tensors = safetensors.torch.load(data)
-        metadata = _metadata(data)
-    except (safetensors.SafetensorError, ValueError, KeyError) as error:
-        raise AdapterError(f"{path} {_diagnosis(data)} ({error})") from error
-    return TensorFile(tensors, metadata, hashlib.sha256(data).hexdigest())
-
-
-def _metadata(data: bytes) -> dict[str, str]:
-    (length,) = struct.unpack("<Q", data[:8])
-    return json.loads(data[8 : 8 + length]).get("__metadata__", {})
+    except SafetensorError as error:
+        raise AdapterError(f"{path} {_diagnosis(head)} ({error})") from error
+    return TensorFile(tensors, metadata, digest)
 
 
 def _diagnosis(data: bytes) -> str:
-    """What a file is that safetensors refuses, and what to do about it."""
-    head = data[:512].lstrip().lower()
+    """What a file is, by its first bytes, that safetensors refuses, and what to do about it."""
+    head = data.lstrip().lower()
     if not data:
         return "is empty: the download or copy failed; fetch it again"
     if head.startswith((b"<!doctype", b"<html", b"<?xml")):

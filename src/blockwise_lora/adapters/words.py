@@ -69,14 +69,18 @@ class LearnedWord:
         file = tensorfile.read(path)
         names = _SDXL if set(file.tensors) == set(_SDXL) else tuple(file.tensors)
         token = file.metadata.get(_TOKEN, names[0] if len(names) == 1 else "")
-        vectors = tuple(file.tensors[name].float() for name in names)
-        fits = all(some.dim() in (1, 2) and some.isfinite().all() for some in vectors)
-        if not token or not fits or len({some.shape[:-1] for some in vectors}) != 1:
+        stored = tuple(file.tensors[name] for name in names)
+        # Torch computes nothing in types of 8 bits and less.
+        fits = all(
+            some.dtype.itemsize > 1 and some.dim() in (1, 2) and some.isfinite().all()
+            for some in stored
+        )
+        if not token or not fits or len({some.shape[:-1] for some in stored}) != 1:
             raise AdapterError(
                 f"{path} holds no vectors of a word ({', '.join(names) or 'no tensors'}): train it "
                 "anew, or move it away"
             )
-        vectors = tuple(some.reshape(-1, some.shape[-1]) for some in vectors)
+        vectors = tuple(some.float().reshape(-1, some.shape[-1]) for some in stored)
         return cls(file.metadata.get(_WORD, token), token, vectors)
 
 

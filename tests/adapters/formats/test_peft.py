@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from adapter_effects import assert_close, assert_same, base_output, effect, run
 from blockwise_lora.adapters import AdapterError, Dora, Hadamard, Kronecker, LowRank, Orthogonal
 from blockwise_lora.adapters.adapter import Adapter
-from blockwise_lora.adapters.formats import Names, read, write
+from blockwise_lora.adapters.formats import Names, diffusers, read, write
 from blockwise_lora.adapters.formats.peft import CONFIG_FILE, WEIGHTS_FILE
 
 KINDS = [LowRank, Dora, Hadamard, Kronecker, Orthogonal]
@@ -143,6 +144,8 @@ def test_keys_without_weight_and_with_the_adapters_name(folder, sd_unet, make_ad
         ({"r": 7, "rank_pattern": {}}, "of 7 by PEFT's configuration"),
         ({"r": 0}, "not usable"),
         ({"rank_pattern": {"(": 3}}, "damaged"),
+        ({"rank_pattern": {"(a)+x": 3}}, r"in rank_pattern, pattern '\(a\)\+x'"),
+        ({"alpha_pattern": {".*": 10**400}}, "too large"),
         ({"alpha_pattern": [1]}, "damaged"),
         ({"lora_bias": True}, "lora_bias is set"),
         ({"bias": "all"}, "changes biases"),
@@ -217,6 +220,17 @@ def test_rotations_of_several_sizes_have_no_configuration(make_adapter, sd_unet,
     mixed = Adapter(dict(adapter.updates) | {name: other}, {}, None, adapter.metadata, "")
     with pytest.raises(AdapterError, match="several block sizes"):
         write(mixed, tmp_path / "a", "peft")
+
+
+def test_rotations_of_several_series_have_no_configuration(make_adapter, sd_unet, tmp_path):
+    """Not in this project's own file either: no tensor tells how a rotation is worked out."""
+    adapter = make_adapter(sd_unet, Orthogonal)
+    name, update = next(iter(adapter.updates.items()))
+    mixed = dict(adapter.updates) | {name: replace(update, terms=5)}
+    with pytest.raises(AdapterError, match="worked out in several ways"):
+        write(replace(adapter, updates=mixed), tmp_path / "a", "peft")
+    with pytest.raises(AdapterError, match="worked out in several ways"):
+        diffusers.encode(mixed)
 
 
 def test_factors_that_peft_would_not_make_are_refused(make_adapter, sd_unet, tmp_path):

@@ -13,6 +13,7 @@ from adapter_effects import assert_same
 from blockwise_lora.adapters import AdapterError, Dora, Hadamard, Kronecker, LowRank
 from blockwise_lora.adapters.formats import Names, read, read_source, write
 
+N = 131072
 FORMATS = ["diffusers", "peft", "kohya", "lycoris"]
 
 
@@ -116,6 +117,24 @@ def test_what_is_no_adapter_is_named(content, message, tmp_path):
     assert str(path) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("model.diffusion_model.x", "a whole model, not an adapter"),
+        ("down_blocks.0.conv.weight", r"down_blocks\.0\.conv\.weight belongs to no method"),
+    ],
+)
+def test_whole_models_are_refused_unread(name, message, tmp_path):
+    """By the header alone: a tebibyte fits no memory."""
+    path, size = tmp_path / "a.safetensors", 1 << 40
+    entry = {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}
+    header = json.dumps({name: entry}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    os.truncate(path, 8 + len(header) + size)
+    with pytest.raises(AdapterError, match=message):
+        read(path)
+
+
 def test_pickles_are_refused_unopened(tmp_path):
     class Bomb:
         def __reduce__(self):
@@ -155,6 +174,44 @@ def test_damaged_tensors_are_refused(change, message, file):
     save_file(other, file)
     with pytest.raises(AdapterError, match=r"'lora_B\.weight' is missing"):
         read(file)
+
+
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64])
+def test_alphas_of_no_usable_type_are_refused(kind, file):
+    state = load_file(file)
+    key = next(key for key in state if key.endswith(".alpha"))
+    save_file(state | {key: torch.ones(()).to(kind)}, file)
+    with pytest.raises(AdapterError, match=rf"alpha is of type {str(kind)[6:]}"):
+        read(file)
+    save_file(state | {key: torch.tensor(3)}, file)  # as LyCORIS stores a whole number
+    read(file)
+
+
+@pytest.mark.parametrize(
+    "factors",
+    [
+        {"lokr_w1_a": (N, 1), "lokr_w1_b": (1, N), "lokr_w2": (1, 1)},
+        {"lokr_w1": (1, 1), "lokr_w2_a": (N, 1), "lokr_w2_b": (1, N)},
+        {"hada_w1_a": (N, 1), "hada_w1_b": (1, N), "hada_w2_a": (N, 1), "hada_w2_b": (1, N)},
+        {"lora_down.weight": (N, 1), "lora_up.weight": (1, N)},
+        {"lora_down.weight": (1, N), "lora_up.weight": (N, 1)},
+        {
+            "lora_down.weight": (1, N, 1, 1),
+            "lora_mid.weight": (N, 1, 1, 1),
+            "lora_up.weight": (1, N, 1, 1),
+        },
+        {"diff": (N, 1)},
+    ],
+    ids=lambda factors: "-".join(factors),
+)
+def test_small_tensors_of_huge_products_are_refused(factors, tmp_path):
+    """64 GiB would be worked out: on reading, or for the norms that `inspect` tells."""
+    layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_k"
+    state = {f"{layer}.{name}": torch.ones(shape) for name, shape in factors.items()}
+    alpha = {} if "diff" in factors else {f"{layer}.alpha": torch.ones(())}
+    save_file(state | alpha, tmp_path / "a.safetensors")
+    with pytest.raises(AdapterError, match=rf"product of ({N}.*){{2}}no layer is as large"):
+        read(tmp_path / "a.safetensors")
 
 
 def test_one_layer_under_two_names_is_refused(file):

@@ -205,6 +205,12 @@ def test_worked_by_hand():
             "A",
         ),
         (
+            lambda t: LowRank.from_tensors(
+                {"lora_A.weight": t(2, 3, 3, 3), "lora_B.weight": t(4, 2, 3, 3)}, 1
+            ),
+            "kernel",
+        ),
+        (
             lambda t: Dora.from_tensors(
                 {"lora_A.weight": t(2, 3), "lora_B.weight": t(4, 2), "lora_magnitude_vector": t(3)},
                 1,
@@ -238,3 +244,13 @@ def test_worked_by_hand():
 def test_tensors_that_do_not_fit_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make(torch.zeros)
+
+
+def test_lokr_is_checked_without_being_worked_out():
+    """The first factor alone would take 64 GiB."""
+    n = 131072
+    factors = {"w1_a": (n, 1), "w1_b": (1, n), "w2": (1, 1)}
+    tensors = {f"lokr_{name}": torch.ones(shape) for name, shape in factors.items()}
+    assert Kronecker.from_tensors(tensors, 1.0, (n, n), 1).shape == (n, n)
+    with pytest.raises(ValueError, match="make"):
+        Kronecker.from_tensors(tensors, 1.0, (n, n + 1), 1)

@@ -12,7 +12,7 @@ PEFT's configuration is in the metadata. Without it alpha is the rank, unless th
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
@@ -62,12 +62,24 @@ def parse(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[st
     return found
 
 
+def check_names(names: Iterable[str]) -> None:
+    """Refuse tensors that are of no method, by their names alone.
+
+    Raises:
+        ValueError: with the first one.
+    """
+    for key in sorted(map(_modern, names)):
+        if not key.endswith(".alpha"):
+            peft_names.matched(key)
+
+
 def encode(updates: Mapping[str, Update]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors, and PEFT's configuration as metadata; to the bit, as in PEFT's directories.
 
     `pipe.load_lora_weights` loads LoRA, LoCon and DoRA; LoKr is for
     `pipe.unet.load_lora_adapter(..., prefix="unet")`. For other methods, which diffusers cannot
-    load, the configuration has another key, which this project reads back.
+    load, the configuration has another key, which this project reads back: there the block size of
+    OFT is each layer's own, told by its tensor.
 
     Raises:
         AdapterError: PEFT has no configuration for it.

@@ -18,6 +18,7 @@ from torch import Tensor
 from blockwise_lora.adapters.errors import AdapterError
 from blockwise_lora.adapters.formats.names import Names
 from blockwise_lora.adapters.formats.peft_names import LayerContent, Numbers, kronecker_rank
+from blockwise_lora.adapters.formats.sizes import check_size
 from blockwise_lora.adapters.formats.unfold import unfolded
 from blockwise_lora.adapters.updates import Dora, Hadamard, Kronecker, LowRank, Update
 from blockwise_lora.adapters.wrapping import alpha_of
@@ -110,6 +111,7 @@ def _whole(layer: str, own: Mapping[str, Tensor]) -> LayerContent:
     diff = own["diff"]
     if len(own) > 1 or diff.dim() not in (2, 4):
         raise ValueError(f"{layer} has a difference of weights with more beside it, or of no shape")
+    check_size(len(diff), len(diff))
     one = torch.eye(len(diff), dtype=diff.dtype).reshape(len(diff), -1, *(1,) * (diff.dim() - 2))
     return LayerContent({"lora_A.weight": diff, "lora_B.weight": one}, Numbers(1.0, len(diff)))
 
@@ -142,6 +144,7 @@ def _without_mid(layer: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
         raise ValueError(f"{layer} has a middle factor that does not go with the others")
     if mid.shape[1] != down.shape[0]:
         raise ValueError(f"{layer} has a middle factor that does not fit the lower one")
+    check_size(mid.shape[0], down.shape[1], *mid.shape[2:])
     down = torch.einsum("rskl,si->rikl", mid.float(), down.float().flatten(1))
     return {key: tensor.float() for key, tensor in rest.items()} | {"lora_A.weight": down}
 

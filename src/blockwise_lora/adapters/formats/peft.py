@@ -16,7 +16,12 @@ from blockwise_lora.adapters import tensorfile
 from blockwise_lora.adapters.adapter import state
 from blockwise_lora.adapters.errors import AdapterError
 from blockwise_lora.adapters.formats import peft_names
-from blockwise_lora.adapters.formats.peft_form import peft_form, plain_config, shapes
+from blockwise_lora.adapters.formats.peft_form import (
+    check_rotations,
+    peft_form,
+    plain_config,
+    shapes,
+)
 from blockwise_lora.adapters.formats.peft_names import LayerContent
 from blockwise_lora.adapters.parts import part_of
 from blockwise_lora.adapters.tensorfile import TensorFile
@@ -80,6 +85,7 @@ def by_part(updates: Mapping[str, Update]) -> dict[str, dict[str, Update]]:
 
 
 def _part(part: str, updates: Mapping[str, Update]) -> Part:
+    check_rotations(updates)
     updates, config = peft_form(updates)
     prefix = "" if part == "unet" else f"{part}."
     tensors = {f"{PREFIX}{key}": tensor for key, tensor in state(updates).items()}

@@ -37,7 +37,7 @@ def peft_form(updates: Mapping[str, Update]) -> tuple[Mapping[str, Update], Peft
             "configuration, which diffusers uses, too, is for one: write format lycoris instead"
         )
     if kinds == [Orthogonal.__name__]:
-        _check_rotations(updates)
+        _check_terms(updates)
     if kinds == [Hadamard.__name__]:
         return _hadamards(updates)
     if kinds == [Kronecker.__name__]:
@@ -63,12 +63,28 @@ def shapes(updates: Mapping[str, Update]) -> dict[str, str]:
     return {SHAPES: json.dumps(table, sort_keys=True)} if table else {}
 
 
-def _check_rotations(updates: Mapping[str, Orthogonal]) -> None:
-    """Refuse what one configuration of OFT cannot tell."""
-    if len({(update.rank, update.terms) for update in updates.values()}) > 1:
+def check_rotations(updates: Mapping[str, Update]) -> None:
+    """Refuse rotations of which PEFT, unlike this project, could not load all.
+
+    Raises:
+        AdapterError: their blocks differ in size, which PEFT takes from its configuration and not
+            from each layer's tensor.
+    """
+    sizes = {update.rank for update in updates.values() if isinstance(update, Orthogonal)}
+    if len(sizes) > 1:
         raise AdapterError(
-            "the adapter's rotations are of several block sizes, and PEFT's configuration of OFT "
-            "knows one for all layers: train it with one rank"
+            f"the adapter's rotations are of several block sizes "
+            f"({', '.join(map(str, sorted(sizes)))}), and PEFT's configuration of OFT knows one "
+            "for all layers: keep it in this project's own file, or train it with one rank that "
+            "divides the inputs of all its layers"
+        )
+
+
+def _check_terms(updates: Mapping[str, Orthogonal]) -> None:
+    if len({update.terms for update in updates.values()}) > 1:
+        raise AdapterError(
+            "the adapter's rotations are worked out in several ways (exactly, and by series of "
+            "several lengths), and PEFT's configuration of OFT knows one for all layers"
         )
 
 

@@ -9,9 +9,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from peft.utils.other import get_pattern_key
 from torch import Tensor
 
+from blockwise_lora.adapters.formats.patterns import Patterns
+from blockwise_lora.adapters.formats.sizes import check_size
 from blockwise_lora.adapters.updates import Dora, Hadamard, Kronecker, LowRank, Orthogonal, Update
 
 _KEY = re.compile(
@@ -43,9 +44,7 @@ def grouped(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     layers: dict[str, dict[str, Tensor]] = {}
     adapters = set()
     for key, tensor in sorted(tensors.items()):
-        match = _KEY.fullmatch(key)
-        if match is None:
-            raise ValueError(f"tensor {key} belongs to no method that is known here")
+        match = matched(key)
         adapters.add(match["adapter"])
         name = match["tensor"] + (".weight" if match["tensor"] in _WITH_WEIGHT else "")
         if layers.setdefault(match["layer"], {}).setdefault(name, tensor) is not tensor:
@@ -53,6 +52,18 @@ def grouped(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     if len(adapters) > 1:
         raise ValueError(f"it holds several adapters: {', '.join(sorted(map(str, adapters)))}")
     return layers
+
+
+def matched(key: str) -> re.Match[str]:
+    """A tensor's name in its parts: layer, tensor, adapter.
+
+    Raises:
+        ValueError: it is not PEFT's.
+    """
+    match = _KEY.fullmatch(key)
+    if match is None:
+        raise ValueError(f"tensor {key} belongs to no method that is known here")
+    return match
 
 
 @dataclass(frozen=True)
@@ -88,20 +99,32 @@ def configured(
             understood here.
     """
     check(config)
+    ranks, alphas = (_patterns(config, name) for name in ("rank_pattern", "alpha_pattern"))
     for layer, tensors in layers.items():
         if config.get("use_dora") and "lora_magnitude_vector" not in tensors:
             raise ValueError(f"{layer} has no magnitudes, which DoRA needs")
     return {
-        layer: LayerContent(tensors, numbers(config, layer, size_of(tensors)))
+        layer: LayerContent(tensors, _numbers(config, ranks, alphas, layer, size_of(tensors)))
         for layer, tensors in layers.items()
     }
 
 
-def numbers(config: Mapping[str, object], layer: str, size: int) -> Numbers:
-    """A layer's numbers by PEFT's configuration, with PEFT's own rule for patterns of names.
+def _patterns(config: Mapping[str, object], setting: str) -> Patterns:
+    try:
+        return Patterns(config.get(setting) or {})
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"PEFT's configuration is damaged: in {setting}, {error}") from None
+
+
+def _numbers(
+    config: Mapping[str, object], ranks: Patterns, alphas: Patterns, layer: str, size: int
+) -> Numbers:
+    """A layer's numbers by PEFT's configuration.
 
     Args:
         config: one part's configuration, as in `adapter_config.json`.
+        ranks: its `rank_pattern`.
+        alphas: its `alpha_pattern`.
         layer: the layer's name within the part.
         size: the rank that the layer's tensors have.
 
@@ -111,13 +134,12 @@ def numbers(config: Mapping[str, object], layer: str, size: int) -> Numbers:
     if "oft_block_size" in config:
         return Numbers(1.0, None, _terms(config))
     try:
-        ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
-        rank = ranks.get(get_pattern_key(ranks.keys(), layer), config["r"])
+        rank = ranks.get(layer, config["r"])
         common = config["lora_alpha"] if "lora_alpha" in config else config["alpha"]
-        alpha = float(alphas.get(get_pattern_key(alphas.keys(), layer), common))
+        alpha = float(alphas.get(layer, common))
     except KeyError as error:
         raise ValueError(f"PEFT's configuration lacks {error}") from None
-    except (TypeError, AttributeError, re.error) as error:
+    except TypeError as error:
         raise ValueError(f"PEFT's configuration is damaged: {error}") from None
     if not isinstance(rank, int) or rank < 1 or not math.isfinite(alpha):
         raise ValueError(f"rank {rank!r} or alpha {alpha!r} of {layer} is not usable")
@@ -163,6 +185,8 @@ def made(content: LayerContent, shape: tuple[int, ...] | None, place: tuple[int,
         raise ValueError(f"{error} is missing") from None
     except (IndexError, RuntimeError, ZeroDivisionError) as error:
         raise ValueError(f"its tensors do not fit each other: {error}") from None
+    check_size(*update.shape)
+    check_size(update.rank, update.rank)
     if extra := content.tensors.keys() - update.tensors().keys():
         raise ValueError(f"{min(extra)} does not go with the others")
     return update

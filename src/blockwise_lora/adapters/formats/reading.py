@@ -1,7 +1,7 @@
 """Reading an adapter of any format, told by its content."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -29,6 +29,9 @@ from blockwise_lora.errors import UserError
 Format = Literal["diffusers", "peft", "kohya", "lycoris"]
 
 _TYPES = (torch.float32, torch.float16, torch.bfloat16)
+# LyCORIS stores a whole number as such, where it was given one as alpha.
+_ALPHAS = (*_TYPES, torch.float64, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+_DAMAGE = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 _STRANGERS = {
     "lora_transformer_": "a transformer (FLUX, Stable Diffusion 3)",
     "diffusion_model.": "a transformer (Wan, FLUX, Z-Image and others)",
@@ -92,7 +95,7 @@ def read_source(path: str | Path, names: Names | None = None) -> Source:
         adapter = adapter or _looked_up(content, spec, path, names)
     except AdapterError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
+    except (*_DAMAGE, UserError) as error:
         raise AdapterError(
             f"{path} has damaged metadata or weights ({error}): fetch it again, or train it anew"
         ) from error
@@ -111,16 +114,26 @@ def _open(path: Path) -> Content:
         if path.is_dir() and (parts := peft.folders(path)):
             return _directory(parts)
         path = path / diffusers.WEIGHTS_FILE if path.is_dir() else path
-        file = tensorfile.read(path)
+        file = tensorfile.read(path, _admit)
         _check(file.tensors)
         kind = detect(file.tensors, file.metadata)
         if kind == "diffusers":
             layers = diffusers.parse(file.tensors, file.metadata)
         else:
             layers = lycoris.parse(file.tensors)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise AdapterError(f"{path} cannot be used: {error}") from error
     return Content(kind, layers, file.metadata, file.sha256)
+
+
+def _admit(names: Sequence[str]) -> None:
+    """Refuse what is no adapter by its tensors' names.
+
+    Raises:
+        ValueError: it is a whole model, or of no format or method that is known here.
+    """
+    if detect(names) == "diffusers":
+        diffusers.check_names(names)
 
 
 def detect(keys: Iterable[str], metadata: Mapping[str, str] = MappingProxyType({})) -> Format:
@@ -265,8 +278,7 @@ def _check(tensors: Mapping[str, Tensor]) -> None:
         ValueError: numbers other than floats of 16 and 32 bits, or ones that are not finite.
     """
     for key, tensor in tensors.items():
-        # LyCORIS stores a whole number as such, where it was given one as alpha.
-        if tensor.dtype not in _TYPES and not key.endswith(".alpha"):
+        if tensor.dtype not in (_ALPHAS if key.endswith(".alpha") else _TYPES):
             kind = str(tensor.dtype).removeprefix("torch.")
             raise ValueError(f"tensor {key} is of type {kind}, not float32, float16 or bfloat16")
         if not tensor.numel():

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+
+from blockwise_lora.adapters.updates.protocol import weightless
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,7 @@ class Hadamard:
         t1, t2 = tensors.get("hada_t1"), tensors.get("hada_t2")
         made = cls(*four, tuple(shape), scale, t1, t2)
         try:
-            with torch.device("meta"):
-                _move(made, "meta").delta()
+            weightless(made).delta()
         except (RuntimeError, ValueError, IndexError) as error:
             raise ValueError(
                 f"the tensors of a LoHa layer do not fit each other: {error}"
@@ -81,9 +82,3 @@ class Hadamard:
 def _product(a: Tensor, b: Tensor, core: Tensor | None) -> Tensor:
     """One of the two low-rank factors, (out, in * k * k) or (out, in, k, k)."""
     return a @ b if core is None else torch.einsum("ro,rskl,si->oikl", a, core, b)
-
-
-def _move(update: Hadamard, device: str) -> Hadamard:
-    values = {field.name: getattr(update, field.name) for field in fields(update)}
-    moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in values.items()}
-    return Hadamard(**moved)

@@ -9,6 +9,8 @@ import torch
 from peft.tuners.lokr.layer import factorization
 from torch import Tensor
 
+from blockwise_lora.adapters.updates.protocol import weightless
+
 
 @dataclass(frozen=True)
 class Kronecker:
@@ -50,7 +52,9 @@ class Kronecker:
         given = {name: tensors.get(f"lokr_{name}") for name in _NAMES}
         made = cls(tuple(shape), scale, dim, **given)
         try:
-            sizes = [a * b for a, b in zip(made.first.shape, made.second.shape, strict=False)]
+            factors = weightless(made)
+            first, second = factors.first.shape, factors.second.shape
+            sizes = [a * b for a, b in zip(first, second, strict=False)]
         except (RuntimeError, TypeError) as error:
             raise ValueError(f"the tensors of a LoKr layer do not fit: {error}") from None
         if tuple(sizes) != made.shape[:2]:

@@ -35,6 +35,8 @@ class LowRank:
         down, up = tensors["lora_A.weight"], tensors["lora_B.weight"]
         if down.dim() < 2 or down.dim() != up.dim() or not 0 < down.shape[0] == up.shape[1]:
             raise ValueError(f"A {tuple(down.shape)} and B {tuple(up.shape)} do not fit each other")
+        if math.prod(up.shape[2:]) != 1:
+            raise ValueError(f"B {tuple(up.shape)} has a kernel, which in LoRA only A may have")
         return cls(down, up, scale)
 
     @classmethod

@@ -1,8 +1,11 @@
 """What every kind of update can tell and do."""
 
-from typing import ClassVar, Protocol
+from dataclasses import fields, replace
+from typing import ClassVar, Protocol, TypeVar
 
 from torch import Tensor
+
+Kind = TypeVar("Kind", bound="Update")
 
 
 class Update(Protocol):
@@ -52,6 +55,12 @@ class Update(Protocol):
     def tensors(self) -> dict[str, Tensor]:
         """What is stored, under PEFT's names: `lora_A.weight`, `hada_w1_a`, ..."""
         ...
+
+
+def weightless(update: Kind) -> Kind:
+    """The same without its values, on which sizes are worked out at no cost."""
+    values = {field.name: getattr(update, field.name) for field in fields(update)}
+    return replace(update, **{k: v.to("meta") for k, v in values.items() if isinstance(v, Tensor)})
 
 
 def required(weight: Tensor | None, method: str) -> Tensor:
