@@ -29,11 +29,15 @@ SPECS = {
     "a": AdapterSpec("mid+out2", "locon", 2),
     "b": AdapterSpec("out1-out3", "lora", 3),
     "c": AdapterSpec("out3", "locon", 2),
+    "s": AdapterSpec("out2", "locon", 2),
     "t": AdapterSpec("mid+base", "lora", 2),
 }
 CONFIG = TrainingConfig(steps=7, batch_size=2, learning_rate=1e-2, checkpoint_every=2)
 LEARN = TriggerEmbeddingConfig(True, tokens=2, learning_rate=1e-2, initial="cat")
-CONFIGS = {"t": replace(CONFIG, trigger="zkc", trigger_embedding=LEARN)}
+CONFIGS = {
+    "s": replace(CONFIG, steps=3),
+    "t": replace(CONFIG, trigger="zkc", trigger_embedding=LEARN),
+}
 
 
 def kill() -> None:

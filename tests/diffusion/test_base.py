@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -8,6 +9,8 @@ from diffusers import StableDiffusionPipeline
 
 from blockwise_lora.diffusion import loading
 from blockwise_lora.diffusion.base import load_base, load_from_parameters
+from blockwise_lora.diffusion.config import EfficiencyConfig
+from blockwise_lora.diffusion.efficiency import efficient
 from blockwise_lora.diffusion.sampling import SamplingConfig, make_scheduler
 from blockwise_lora.diffusion.weights import BaseModelError
 from blockwise_lora.parameters import ParameterError
@@ -69,7 +72,7 @@ def test_a_prompt_that_is_too_long_is_cut_off(base):
     assert base.encode_prompts([long]).tokens.shape == base.encode_prompts(["a"]).tokens.shape
 
 
-def test_the_fingerprint_follows_the_weights_alone(folder, base):
+def test_the_fingerprint_follows_the_weights_wherever_they_lie(folder, base):
     assert load_base(folder).sha256 == base.sha256
     shutil.move(folder, folder.with_name("renamed"))
     moved = load_base(folder.with_name("renamed"))
@@ -77,6 +80,31 @@ def test_the_fingerprint_follows_the_weights_alone(folder, base):
     moved.unet.conv_in.bias.data += 1
     moved.unet.save_pretrained(folder.with_name("renamed") / "unet")
     assert load_base(folder.with_name("renamed")).sha256 != base.sha256
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("scheduler/scheduler_config.json", {"prediction_type": "v_prediction"}),
+        ("text_encoder/config.json", {"num_hidden_layers": 1}),
+        ("tokenizer/tokenizer_config.json", {"model_max_length": 20}),
+        ("vae/config.json", {"scaling_factor": 0.25}),
+        ("unet/config.json", {"sample_size": 16}),
+    ],
+)
+def test_the_fingerprint_follows_the_configurations(folder, base, file, change):
+    """They decide what latents, embeddings and trainings are, and so which of them are found."""
+    config = json.loads((folder / file).read_text())
+    assert any(config[name] != value for name, value in change.items())
+    (folder / file).write_text(json.dumps(config | change))
+    assert load_base(folder).sha256 != base.sha256
+
+
+def test_what_rounds_is_the_device_and_on_cuda_its_matrix_products(base):
+    card = dataclasses.replace(base, device=torch.device("cuda"))
+    for tf32, name in ((False, " cuda"), (True, " cuda tf32")):
+        with efficient(base, [EfficiencyConfig(tf32=tf32)]):
+            assert (base.arithmetic, card.arithmetic) == ("", name)
 
 
 def test_precision_is_that_of_unet_and_text_encoder(folder):
@@ -177,6 +205,27 @@ def test_a_damaged_configuration_is_explained(folder):
 def test_a_device_that_is_not_there(tiny_base_folder):
     with pytest.raises(BaseModelError, match=r"device: 'warp:0'.*device=cpu"):
         load_base(tiny_base_folder, device="warp:0")
+
+
+def test_few_pixels_are_decoded_at_once(base, monkeypatch):
+    """The VAE's float32 activations of a whole batch would not fit beside a large model."""
+    counts = []
+    decode = base.vae.decode
+    monkeypatch.setattr(base.vae, "decode", lambda x: (counts.append(len(x)), decode(x))[1])
+    latents = torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    whole = base.decode(latents)
+    for budget, wanted in ((2 * 16**2, [2, 2, 1]), (1, [1] * 5)):
+        counts.clear()
+        monkeypatch.setattr("blockwise_lora.diffusion.base._DECODED_AT_ONCE", budget)
+        # The picture's bytes; floats differ in their last bits as from one batch size to another.
+        parts = base.decode(latents)
+        assert counts == wanted
+        assert torch.equal((parts * 255).round(), (whole * 255).round())
+    counts.clear()
+    monkeypatch.undo()
+    monkeypatch.setattr(base.vae, "decode", lambda x: (counts.append(len(x)), decode(x))[1])
+    base.decode(torch.zeros(8, 4, 32, 32))
+    assert counts == [8], "eight of 64 px in one go"
 
 
 def test_decoded_pictures_stay_in_range(base):

@@ -100,6 +100,19 @@ def test_views_wordings_and_dropped_captions_are_those_drawn(base, images):
     assert views == wordings == set(range(4))
 
 
+def test_shapes_of_equal_area_are_noised_differently(base, tmp_path):
+    folder = write_tiny_pictures(tmp_path / "mixed", 6)
+    for i in range(6):
+        Image.new("RGB", (16, 32) if i % 2 else (32, 16), "red").save(folder / f"{i}.png")
+    cached = CachedSet.of(base, read_imagefolder(folder))
+    wide, tall = sorted(
+        (Batch.of(base, cached, CONFIG, turn) for turn in (0, 1)), key=lambda b: b.shape
+    )
+    assert [batch.shape for batch in (wide, tall)] == [(4, 4, 8, 16), (4, 4, 16, 8)]
+    assert not torch.equal(wide.timesteps, tall.timesteps)
+    assert not torch.equal(wide.wanted.flatten(), tall.wanted.flatten())
+
+
 def test_masks_follow_their_pictures(base, tmp_path):
     """Each picture shows as many columns as its number says."""
     folder, lines = write_tiny_pictures(tmp_path / "set", 4), []

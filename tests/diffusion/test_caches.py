@@ -145,6 +145,13 @@ def test_changed_pixels_or_model_are_encoded_anew(base, images, tmp_path, encode
     assert encoded == [5, 5, 5, 5] and base.vae.config.scaling_factor == 0.5
 
 
+def test_another_device_or_rounding_encodes_anew(base, images, tmp_path, encoded, monkeypatch):
+    for arithmetic in ("", " cuda", " cuda tf32", ""):
+        monkeypatch.setattr(BaseModel, "arithmetic", arithmetic)
+        CachedSet.of(base, images, folder=tmp_path)
+    assert encoded == [5, 5, 5]
+
+
 def test_the_same_bytes_in_another_size_are_encoded_anew(base, tmp_path, encoded):
     """A wide and a tall picture of one colour."""
     for size in ((32, 16), (16, 32)):

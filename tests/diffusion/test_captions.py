@@ -3,7 +3,12 @@ import re
 import pytest
 
 from blockwise_lora.diffusion.captions import CaptionError, contrasts, without_trigger, wordings
-from blockwise_lora.diffusion.config import CaptionConfig, PriorConfig, TrainingConfig
+from blockwise_lora.diffusion.config import (
+    CaptionConfig,
+    PriorConfig,
+    TrainingConfig,
+    TriggerEmbeddingConfig,
+)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +81,18 @@ def test_the_made_up_word_is_the_same_where_it_changes_places_with_the_trigger()
     moved = [(a, b) for a, b in zip(ours, others, strict=True) if b.startswith("zkc")]
     assert moved
     assert all(a.split()[0] == b.split()[2] for a, b in moved)
+
+
+def test_the_base_model_is_not_asked_for_a_trigger_whose_vectors_are_learned():
+    """They would answer for it, and not what it knew before."""
+    prior = PriorConfig("distil", contexts=("{word} style, {caption}",))
+    config = TrainingConfig(
+        trigger="zkc", prior=prior, trigger_embedding=TriggerEmbeddingConfig(train=True)
+    )
+    ours, others = contrasts(["zkc cat"] * 60, config)
+    assert all("zkc" in text.split() for text in ours)
+    words = known_words("zkc cat", "zkc")
+    assert {masked(text, words) for text in others} == {"W style, cat", "W style, W cat"}
 
 
 def test_contrasts_depend_on_caption_and_seed_alone():

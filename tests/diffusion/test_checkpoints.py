@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,24 @@ def test_each_adapter_is_found_in_another_company(tmp_path):
     Checkpoints(tmp_path, ["k", "l"]).save({"k": state(5, 1.0), "l": state(5, 2.0)})
     found = Checkpoints(tmp_path, ["l", "m"]).load()
     assert list(found) == ["l"] and found["l"].tensors["a"][0] == 2.0
+
+
+def test_who_has_ended_counts_where_the_others_are_as_far_or_further(tmp_path):
+    ended = dataclasses.replace(state(100), ended=True)
+    pair = Checkpoints(tmp_path, ["k", "l"])
+    pair.save({"k": state(50), "l": state(50)})
+    early = (tmp_path / "l-50.safetensors").read_bytes()
+    pair.save({"k": ended, "l": state(100)})
+    pair.save({"l": state(200)})
+    grown = Checkpoints(tmp_path, ["k", "l", "m"])
+    assert {key: s.step for key, s in grown.load().items()} == {"k": 100, "l": 200}
+    assert grown.load()["k"].ended and not grown.load()["l"].ended
+    grown.save({"l": state(300), "m": state(100)})
+    assert {k: s.step for k, s in grown.load().items()} == {"k": 100, "l": 300, "m": 100}
+    # Of the save in which it ended the other's file is not there: a kill in its middle.
+    (tmp_path / "l-300.safetensors").unlink()
+    (tmp_path / "l-50.safetensors").write_bytes(early)
+    assert "k" not in pair.load()
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

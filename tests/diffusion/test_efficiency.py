@@ -16,7 +16,7 @@ from blockwise_lora.diffusion.config import (
 from blockwise_lora.diffusion.efficiency import efficient, offloaded
 from blockwise_lora.diffusion.looks import Watching
 from blockwise_lora.diffusion.optimizers import OptimizerError
-from blockwise_lora.diffusion.trainer import train
+from blockwise_lora.diffusion.trainer import Job, train, train_many
 
 OFF = EfficiencyConfig()
 
@@ -93,6 +93,24 @@ def test_looks_bring_back_what_was_moved_out_of_the_way(base, images, monkeypatc
     parts = ["text_encoder", "vae"]
     away, here = ([(part, place) for part in parts] for place in ("cpu", "cpu:0"))
     assert moves == [*away, *here, *away, *here] and seen == [4]
+
+
+def test_looks_bring_back_what_another_of_the_pass_has_moved(base, images, monkeypatch):
+    places = {"text_encoder": "", "vae": ""}
+    for name in places:
+        monkeypatch.setattr(
+            getattr(base, name), "to", lambda place, name=name: places.update({name: str(place)})
+        )
+    seen = []
+    watching = Watching(on_look=lambda name, look: seen.append(dict(places)))
+    looks = ValidationConfig(every=1, prompts=("a",), sampling_steps=1, guidance_scale=1.0)
+    watched = TrainingConfig(steps=1, batch_size=2, validation=looks)
+    other = TrainingConfig(steps=1, batch_size=2, efficiency=EfficiencyConfig(offload=True))
+    elsewhere = dataclasses.replace(base, device=torch.device("cpu:0"))
+    spec = AdapterSpec("out3", rank=2)
+    jobs = [Job("a", images, spec, watched), Job("b", images, spec, other)]
+    train_many(elsewhere, jobs, watching=watching)
+    assert seen == [dict.fromkeys(places, "cpu:0")]
 
 
 def test_attention_is_torchs_own_fused_one(base):

@@ -7,7 +7,7 @@ from torch import nn
 
 from blockwise_lora.diffusion.config import OptimizerConfig, ScheduleConfig, TrainingConfig
 from blockwise_lora.diffusion.learner import Learner, TrainingError
-from blockwise_lora.diffusion.optimizers import Group
+from blockwise_lora.diffusion.optimizers import Group, OptimizerError
 
 CONFIG = TrainingConfig(steps=10, learning_rate=1.0, schedule=ScheduleConfig(warmup_steps=4))
 
@@ -97,6 +97,25 @@ def test_groups_take_the_rate_times_their_factor():
     assert (1 - slow.item(), 1 - fast.item()) == pytest.approx((0.1, 0.4), rel=1e-4)
 
 
+def test_what_stays_as_it_starts_has_no_part_in_clipping():
+    """Nor do its gradients pile up, or spoil a step."""
+    ours, alone = (nn.Parameter(torch.tensor([3.0, -4.0])) for _ in range(2))
+    still = nn.Parameter(torch.tensor([1e4, 1.0]))
+    learner = Learner("a", [Group((still,), rate=0.0), Group((ours,))], CONFIG)
+    other = learner_of("b", [alone])
+    for step in range(3):
+        loss, reference = (ours**2).sum(), (alone**2).sum()
+        (loss + (still**2).sum() * (torch.inf if step == 1 else 1)).backward()
+        reference.backward()
+        learner.update(loss)
+        other.update(reference)
+        assert still.grad.tolist() == [0, 0]
+    assert torch.equal(ours, alone) and learner.losses() == other.losses()
+    assert still.tolist() == [1e4, 1.0]
+    with pytest.raises(OptimizerError, match=r"style: `rates` is 0 for all"):
+        Learner("style", [Group((still,), rate=0.0)], CONFIG)
+
+
 def test_the_average_lags_behind_and_becomes_the_result():
     weight = nn.Parameter(torch.tensor([5.0]))
     config = TrainingConfig(
@@ -114,5 +133,6 @@ def test_the_average_lags_behind_and_becomes_the_result():
     with learner.averaged():
         assert weight.item() == pytest.approx(by_hand, rel=1e-5) and by_hand > last
     assert weight.item() == last
+    assert learner._average[0].grad_fn is None, "no graph that grows with every step"
     learner.finish()
     assert weight.item() == pytest.approx(by_hand, rel=1e-5)

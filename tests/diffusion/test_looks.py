@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -130,6 +131,13 @@ def test_the_lowest_held_out_loss_can_be_what_is_best(base, images):
     assert trained.kept.values[HELD_OUT_LOSS] == min(losses)
 
 
+def test_a_score_that_is_no_number_is_worse_than_any(base, images):
+    validation = dataclasses.replace(SAMPLES, every=1, judge=True, best_by="score")
+    config = dataclasses.replace(CONFIG, validation=validation)
+    watching = scripted(math.nan, -3.0, math.nan, math.inf)
+    assert train(base, images, SPEC, config, watching=watching).kept.step == 2
+
+
 def test_the_average_is_what_is_looked_at(base, images):
     optimizer = OptimizerConfig(ema=0.99)
     config = dataclasses.replace(CONFIG, optimizer=optimizer, validation=SAMPLES)
@@ -160,6 +168,23 @@ def test_a_resumed_training_has_all_looks_and_its_notes(base, images, tmp_path):
     scores = [look.values["likeness"] for look in trained.looks]
     assert scores == [0.9, 0.2, 0.3, 0.4] and trained.kept.step == 1
     assert all(len(look.pictures) == 2 for look in trained.looks)
+
+
+@pytest.mark.parametrize(("best_by", "resumed_from"), [("score", 0), (None, 2)])
+def test_another_judge_decides_in_another_training(base, images, tmp_path, best_by, resumed_from):
+    validation = dataclasses.replace(SAMPLES, judge=True, best_by=best_by)
+    config = dataclasses.replace(CONFIG, validation=validation)
+
+    def kill(step):
+        if step == 2:
+            raise KilledError
+
+    first = dataclasses.replace(scripted(0.9), judge_sha256="one")
+    with pytest.raises(KilledError):
+        train(base, images, SPEC, config, checkpoint_dir=tmp_path, on_step=kill, watching=first)
+    second = dataclasses.replace(scripted(0.1, 0.2), judge_sha256="two")
+    trained = train(base, images, SPEC, config, checkpoint_dir=tmp_path, watching=second)
+    assert trained.resumed_from == resumed_from
 
 
 def test_others_of_the_pass_go_on_when_one_has_had_its_best(base, images):

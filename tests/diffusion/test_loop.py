@@ -112,6 +112,29 @@ def test_a_killed_pass_in_which_one_had_failed_goes_on_to_the_same_bits(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_who_ends_while_nothing_can_be_saved_is_saved_later(base, images, tmp_path, monkeypatch):
+    """One step of the other comes to nothing just then."""
+    update = loop.Learner.update
+
+    def spoiling(self, loss):
+        update(self, loss * torch.nan if self.name == "whole" and self.step == 3 else loss)
+
+    def kill(step):
+        if step == 6:
+            raise KilledError
+
+    monkeypatch.setattr(loop.Learner, "update", spoiling)
+    config = dataclasses.replace(CONFIG, steps=10, checkpoint_every=4, log_every=1)
+    configs = {"shallow": dataclasses.replace(config, steps=4), "whole": config}
+    _, whole = results(base, jobs(images, **configs))
+    with pytest.raises(KilledError):
+        train_many(base, jobs(images, **configs), checkpoint_dir=tmp_path, on_step=kill)
+    outcomes, resumed = results(base, jobs(images, **configs), checkpoint_dir=tmp_path)
+    assert [outcome.resumed_from for outcome in outcomes] == [4, 5]
+    for name in configs:
+        assert all(torch.equal(a, b) for a, b in zip(resumed[name], whole[name], strict=True))
+
+
 def test_one_input_is_made_once_for_all_that_share_it(base, images, monkeypatch):
     made = []
     batch = loop.Batch.__dict__["of"].__func__

@@ -5,12 +5,19 @@ import torch
 from PIL import Image
 
 from blockwise_lora.adapters import AdapterSpec, attach, detach
+from blockwise_lora.diffusion import looks as looks_module
+from blockwise_lora.diffusion import prior as prior_module
 from blockwise_lora.diffusion.attached import bare
 from blockwise_lora.diffusion.base import BaseModel
 from blockwise_lora.diffusion.batches import Batch, predict
 from blockwise_lora.diffusion.caches import CachedSet, ResolutionError
 from blockwise_lora.diffusion.captions import CaptionError
-from blockwise_lora.diffusion.config import PriorConfig, ScheduleConfig, TrainingConfig
+from blockwise_lora.diffusion.config import (
+    PriorConfig,
+    ScheduleConfig,
+    TrainingConfig,
+    ValidationConfig,
+)
 from blockwise_lora.diffusion.prior import class_pictures
 from blockwise_lora.diffusion.trainer import train
 from blockwise_lora.imagesets import read_imagefolder
@@ -57,6 +64,24 @@ def test_class_pictures_are_the_bases_own_and_are_kept(base, images, tmp_path, p
     for config in (dataclasses.replace(with_prior(PICTURES), seed=1), *others):
         with class_pictures(base, images, config, tmp_path) as other:
             assert other.sha256 != first.sha256, config
+
+
+def test_large_pictures_are_painted_and_looked_at_in_smaller_batches(base, images, monkeypatch):
+    """As many as `batch_for` says; the remedy is one that the training has."""
+    asked = []
+
+    def sampled(base, prompts, seeds, config, *, title, remedy):
+        asked.append((config.batch_size, remedy))
+        return [Image.new("RGB", (16, 16))] * len(prompts)
+
+    for module in (prior_module, looks_module):
+        monkeypatch.setattr(module, "batch_for", lambda side: 10 + side)
+        monkeypatch.setattr(module, "sample", sampled)
+    looks = ValidationConfig(every=1, prompts=("a",))
+    config = dataclasses.replace(with_prior(PICTURES), steps=1, validation=looks)
+    train(base, images, AdapterSpec("out3", "locon", rank=2), config)
+    assert [size for size, _ in asked] == [26, 26]
+    assert "distil" in asked[0][1] and "validation.prompts" in asked[1][1]
 
 
 def test_none_are_painted_unless_asked(base, images, painted):

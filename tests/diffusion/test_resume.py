@@ -67,6 +67,17 @@ def test_a_group_that_grows_trains_the_new_one_only(run, tmp_path):
     assert run(states, tmp_path / "out", "abc") == (0, [6, 6, 0])
 
 
+def test_one_that_has_ended_waits_for_the_others(run, tmp_path):
+    """Job s takes 3 of the 7 steps; the file of its end is the fourth."""
+    assert run(tmp_path / "none", tmp_path / "whole", "as") == (0, [0, 0])
+    for n, (moment, resumed) in enumerate({("step", "6"): [4, 3], ("save", "4"): [2, 2]}.items()):
+        states, out = tmp_path / f"states{n}", tmp_path / f"out{n}"
+        assert run(states, out, "as", *moment)[0] == -signal.SIGKILL
+        assert run(states, out, "as") == (0, resumed)
+        assert out.read_bytes() == (tmp_path / "whole").read_bytes()
+        assert list(states.iterdir()) == []
+
+
 def test_text_encoder_and_trigger_come_back_with_the_same_bits(run, tmp_path):
     assert run(tmp_path / "none", tmp_path / "whole", "ta") == (0, [0, 0])
     states, out = tmp_path / "states", tmp_path / "out"

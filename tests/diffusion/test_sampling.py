@@ -16,8 +16,14 @@ from blockwise_lora.adapters import (
     set_strengths,
     trainable_parameters,
 )
-from blockwise_lora.diffusion.base import load_base
-from blockwise_lora.diffusion.sampling import SamplingConfig, SamplingError, initial_noise, sample
+from blockwise_lora.diffusion.base import BaseModel, load_base
+from blockwise_lora.diffusion.sampling import (
+    SamplingConfig,
+    SamplingError,
+    batch_for,
+    initial_noise,
+    sample,
+)
 from tiny_base import write_tiny_base
 
 CONFIG = SamplingConfig(steps=3, guidance_scale=3.0, batch_size=2)
@@ -147,6 +153,25 @@ def test_mistakes(base):
         SamplingConfig(steps=0, guidance_scale=0.5, size=0, batch_size=0)
     for name in ("steps", "guidance_scale", "size", "batch_size"):
         assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA"), RuntimeError("not enough memory")]
+)
+def test_memory_that_does_not_suffice_is_told_with_its_remedy(base, monkeypatch, error):
+    def short(self, *args):
+        raise error
+
+    monkeypatch.setattr(BaseModel, "decode", short)
+    wanted = r"out of memory while sampling 2 pictures of 16 px.*combination\.sampling\.batch_size"
+    with pytest.raises(SamplingError, match=wanted):
+        sample(base, ["a"] * 3, [0, 1, 2], CONFIG)
+    with pytest.raises(SamplingError, match=r"at once\. Take less; then run again\."):
+        sample(base, ["a"] * 3, [0, 1, 2], CONFIG, remedy="Take less")
+
+
+def test_a_batch_where_nobody_says_how_many():
+    assert [batch_for(side) for side in (64, 512, 768, 1024, 2048)] == [8, 8, 3, 2, 1]
 
 
 def test_half_precision_samples_nearly_the_same(tiny_base_folder, base):

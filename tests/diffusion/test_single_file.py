@@ -37,6 +37,19 @@ def test_a_single_file_is_the_same_model(single_file, tiny_base_folder, loaded_t
     assert loaded.scheduler.config.beta_schedule == "scaled_linear"
 
 
+def test_a_configuration_that_is_named_counts_in_the_fingerprint(
+    single_file, tiny_base_folder, tmp_path
+):
+    other = shutil.copytree(tiny_base_folder, tmp_path / "other")
+    first = load_base(single_file, config=tiny_base_folder)
+    assert load_base(single_file, config=other).sha256 == first.sha256
+    file = other / "scheduler" / "scheduler_config.json"
+    file.write_text(file.read_text().replace("epsilon", "v_prediction"))
+    second = load_base(single_file, config=other)
+    assert (first.prediction_type, second.prediction_type) == ("epsilon", "v_prediction")
+    assert first.sha256 != second.sha256
+
+
 def test_the_built_in_configuration_is_stable_diffusion_1(tmp_path):
     """Parameter counts as published for SD 1.x; no weights are made."""
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel

@@ -57,6 +57,13 @@ def test_another_model_or_precision_finds_nothing(base, tmp_path, encoded):
     assert encoded == ["a"] * 3
 
 
+def test_another_device_or_rounding_finds_nothing(base, tmp_path, encoded, monkeypatch):
+    for arithmetic in ("", " cuda", " cuda tf32", ""):
+        monkeypatch.setattr(BaseModel, "arithmetic", arithmetic)
+        TextTable.of(base, ["a"], tmp_path)
+    assert encoded == ["a"] * 3
+
+
 def test_another_tokenizer_finds_nothing(base, tmp_path, encoded):
     """Its ids mean other words to the same weights."""
     words = base.tokenizer.get_vocab()

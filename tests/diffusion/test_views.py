@@ -32,6 +32,21 @@ def test_a_flip_mirrors_left_and_right(picture):
     assert np.array_equal(flipped.pixels.numpy(), plain.pixels.numpy()[:, ::-1])
 
 
+def test_a_mirrored_crop_lies_where_it_does_in_the_mirrored_picture(tmp_path):
+    """Left of the crop, the crop and left of its mirror image are the whole width."""
+    ramp = np.zeros((16, 16, 3), dtype=np.uint8)
+    ramp[:, :, 0] = np.arange(0, 256, 16)
+    folder = write_tiny_pictures(tmp_path / "ramp", 1)
+    Image.fromarray(ramp).save(folder / "0.png")
+    config = AugmentConfig(flip=True, variants=6, crop=0.5)
+    shown = list(views(read_imagefolder(folder)[0], config))
+    assert all(view.corner == (0, 0) for view in shown[:2])
+    for plain, flipped in zip(shown[2::2], shown[3::2], strict=True):
+        step = (plain.pixels[0, 12, 0].item() - plain.pixels[0, 4, 0].item()) / 8
+        assert plain.corner[1] + 16 + flipped.corner[1] == pytest.approx(16 * 16 / step, abs=2)
+        assert plain.corner[0] == flipped.corner[0]
+
+
 def test_crops_zoom_in_within_the_picture(picture):
     config = AugmentConfig(variants=8, crop=0.5)
     _, *crops = views(picture, config)

@@ -17,6 +17,7 @@ from blockwise_lora.adapters import (
     trainable_parameters,
 )
 from blockwise_lora.adapters.merge import MergeError, Sum, Weighted, merge
+from blockwise_lora.adapters.words import LearnedWord
 from blockwise_lora.diffusion.batches import Batch, predict
 from blockwise_lora.diffusion.caches import CachedSet
 from blockwise_lora.diffusion.config import TrainingConfig
@@ -179,3 +180,17 @@ def test_what_cannot_be_learned(base, adapters, sets):
         learn_columns(base, apart, sets, CONFIG)
     with pytest.raises(ValueError, match=r"steps is at least 1.*\n.*learning_rate is positive"):
         ZipLoraConfig(steps=0, learning_rate=0)
+
+
+def test_adapters_that_change_what_captions_mean_are_refused(base, adapters, sets, tmp_path):
+    word = LearnedWord("zkc", "zkc", (torch.ones(1, 24),))
+    worded = Weighted(dataclasses.replace(adapters[0].adapter, word=word), name="cat")
+    with pytest.raises(MergeError, match=r"cat has learned the word 'zkc': take rule sum"):
+        learn_columns(base, [worded, adapters[1]], sets, CONFIG)
+    spec = AdapterSpec("OUT11+base", "lora", rank=2)
+    attach(base.parts, spec, "a", torch.Generator().manual_seed(0))
+    text = Weighted(read_adapter(save_adapter(tmp_path / "text", base.parts, "a", spec=spec)))
+    detach(base.parts, "a")
+    with pytest.raises(MergeError, match="an adapter acts in the text encoder: take rule sum"):
+        learn_columns(base, [adapters[0], text], sets, CONFIG)
+    assert attached_names(base.parts) == ()

@@ -42,6 +42,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Pixels in a batch for the VAE: 1 picture of 512 px, 64 of 64 px. It computes in float32, and more
+# would take more memory than the steps before it.
+_DECODED_AT_ONCE = 1 << 18
+
 
 @dataclass(frozen=True)
 class BaseModelConfig:
@@ -61,7 +65,9 @@ class BaseModel:
 
     Attributes:
         name: for people, e.g. the folder's name or the hub id.
-        sha256: of the weights, whatever they are called and wherever they lie.
+        sha256: of the weights, whatever they are called and wherever they lie, and of the
+            configurations of schedule, U-Net, VAE, text encoders and tokenizers: with another
+            prediction type or fewer text layers it is another model.
         dtype: of U-Net and text encoders.
         text_encoder_2: SDXL's second text encoder, which also gives the pooled vector.
         tokenizer_2: its tokenizer.
@@ -123,6 +129,15 @@ class BaseModel:
     def prediction_type(self) -> str:
         """What the U-Net predicts: "epsilon", "v_prediction" or "sample"."""
         return self.scheduler.config.prediction_type
+
+    @property
+    def arithmetic(self) -> str:
+        """What rounds: part of the names of what is cached. "" on the CPU, whose are older."""
+        if self.device.type == "cpu":
+            return ""
+        backends = torch.backends.cudnn, torch.backends.cuda.matmul
+        tf32 = self.device.type == "cuda" and any(backend.allow_tf32 for backend in backends)
+        return f" {self.device.type}{' tf32' * tf32}"
 
     def autocast(self) -> torch.autocast:
         """Mixed precision for a half-precision model with float32 adapters; off for float32."""
@@ -200,7 +215,9 @@ class BaseModel:
         """Latents in the U-Net's scale to pictures (n, 3, height, width) in [0, 1], float32."""
         config = self.vae.config
         shift = getattr(config, "shift_factor", None) or 0.0
-        pixels = self.vae.decode(latents.float() / config.scaling_factor + shift).sample
+        latents = latents.float() / config.scaling_factor + shift
+        at_once = max(1, _DECODED_AT_ONCE // (self.vae_factor**2 * latents[0, 0].numel()))
+        pixels = torch.cat([self.vae.decode(some).sample for some in latents.split(at_once)])
         return (pixels / 2 + 0.5).clamp(0, 1)
 
 
@@ -229,16 +246,18 @@ def load_base(
         from blockwise_lora.diffusion.single_file import load_single_file
 
         check_safetensors(path)
+        structure = Path(config) if config else None
         with explained(path), quiet_libraries():
-            parts = load_single_file(path, dtype, Path(config) if config else None)
-        name, sha256 = path.stem, fingerprint([path])
+            parts = load_single_file(path, dtype, structure)
+        name, sha256 = path.stem, fingerprint([path], structure)
     else:
         folder = path if path.is_dir() else snapshot(str(source))
         check_pipeline(folder)
         variant, files = component_files(folder)
         with explained(folder), quiet_libraries():
             parts = load_folder(folder, dtype, variant)
-        name, sha256 = (path.name if path.is_dir() else str(source)), fingerprint(files)
+        name = path.name if path.is_dir() else str(source)
+        sha256 = fingerprint(files, folder)
     parts["vae"] = parts["vae"].float()
     for module in parts.values():
         if isinstance(module, nn.Module):

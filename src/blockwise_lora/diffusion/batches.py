@@ -62,14 +62,17 @@ class Batch:
         counts = [len(shelf.order) for shelf in cached.shelves]
         which, place = shelf_of(config, turn, counts)
         shelf = cached.shelves[which]
+        # Each counts turns of its own: shelves of equal area would draw the same in their first.
+        size = "x".join(map(str, shelf.shape[1:])) if len(counts) > 1 else ""
         part = partial(_part, base, cached, config)
         levels = len(base.scheduler.alphas_cumprod)
-        parts = [part(shelf, draw(config, place, shelf.order, shelf.shape, levels))]
+        parts = [part(shelf, draw(config, place, shelf.order, shelf.shape, levels, purpose=size))]
         done = turn // config.accumulation / config.steps
         if extra := config.prior.rows(config.batch_size, done):
             source = cached.prior or shelf
+            purpose = f"prior{size}"
             draws = draw(
-                config, place, source.order, source.shape, levels, purpose="prior", size=extra
+                config, place, source.order, source.shape, levels, purpose=purpose, size=extra
             )
             wording = None if cached.prior else shelf.untriggered
             parts.append(part(source, draws, wording, config.prior.weight))

@@ -46,6 +46,8 @@ def contrasts(
     "abc style, zkc cat face"    "abc style, cat face", "abc style, xyv cat face" or
                                  "zkc style, abc cat face"
 
+    The last one only where the trigger's own vectors are not learned.
+
     Args:
         captions: wordings of one picture's caption, see `wordings`.
         config: trigger, contexts and seed.
@@ -73,7 +75,8 @@ def _contrast(
     filled = context.format(caption=caption, head=head, tail=join_tags(tail), word=beside)
     named = join_tags(split_tags(filled))
     ways = [without_trigger(named, config), _renamed(named, {config.trigger: instead})]
-    if "{word}" in context:
+    # Of a trigger whose vectors are learned the base model has no answer that could be kept.
+    if "{word}" in context and not config.trigger_embedding.train:
         ways.append(_renamed(named, {config.trigger: beside, beside: config.trigger}))
     return named, ways[int(torch.randint(len(ways), (), generator=generator))]
 

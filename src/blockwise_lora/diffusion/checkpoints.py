@@ -3,8 +3,10 @@
 Each adapter has its own file, named by the hash of all that determines its result, so a run that
 is started again with more or fewer adapters beside it still finds it. Adapters that train in one
 pass are saved together: a state counts only if those that were saved with it are there, too, so a
-kill at any moment, in the middle of a save as well, leaves a consistent set. The files lie outside
-the project's outputs, which DVC deletes before a stage runs; success removes them.
+kill at any moment, in the middle of a save as well, leaves a consistent set. Who has ended is not
+saved any more: such a state counts as long as the others stand where they stood then, or further
+on. The files lie outside the project's outputs, which DVC deletes before a stage runs; success
+removes them.
 
 Of an adapter whose loss is no number any more the last good state stays. What it has become since
 is saved beside it, for the others alone: they go on to the same bits only in its company.
@@ -17,7 +19,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,12 +61,14 @@ class State:
         tensors: whatever the learner needs to go on.
         notes: words that belong to it, such as the id of the run that records it.
         failed: whether nothing was learned any more.
+        ended: whether no steps are left, so that no later state will follow.
     """
 
     step: int
     tensors: Mapping[str, Tensor]
     notes: Mapping[str, str] = field(default_factory=dict)
     failed: bool = False
+    ended: bool = False
 
 
 class Checkpoints:
@@ -92,6 +96,7 @@ class Checkpoints:
             for key, state in states.items():
                 metadata = {f"note.{name}": text for name, text in state.notes.items()}
                 metadata["together"] = json.dumps(together, sort_keys=True)
+                metadata["ended"] = json.dumps(state.ended)
                 plain = {k: t.detach().cpu().contiguous() for k, t in state.tensors.items()}
                 write_bytes(self._path(key, state), save(plain, metadata))
                 written.append(self._path(key, state))
@@ -110,9 +115,7 @@ class Checkpoints:
         newest = {}
         for key, states in found.items():
             for state, together in sorted(states, key=lambda pair: -pair[0].step):
-                # Who trains without the others does not wait for them, but a failed one is theirs.
-                free = () if state.failed else together.values()
-                if all(step in steps.get(other, free) for other, step in together.items()):
+                if _consistent(state, together, steps):
                     newest[key] = state
                     break
         return newest
@@ -138,6 +141,26 @@ class Checkpoints:
         return [state for path in sorted(paths) if (state := _read(path))]
 
 
+def _consistent(
+    state: State, together: Mapping[str, int], steps: Mapping[str, Collection[int]]
+) -> bool:
+    """Whether those that a state was saved with are there, too.
+
+    Args:
+        state: of one adapter.
+        together: the step at which each was saved.
+        steps: of all states that are there, by key.
+    """
+    for other, step in together.items():
+        if other not in steps:
+            # Who trains without the others does not wait for them, but a failed one is theirs.
+            if state.failed:
+                return False
+        elif not any(s == step or (state.ended and s > step) for s in steps[other]):
+            return False
+    return True
+
+
 def _read(path: Path) -> tuple[State, dict[str, int]] | None:
     from safetensors import SafetensorError, safe_open
 
@@ -148,7 +171,8 @@ def _read(path: Path) -> tuple[State, dict[str, int]] | None:
         notes = {k.removeprefix("note."): v for k, v in metadata.items() if k.startswith("note.")}
         failed = path.stem.endswith(_FAILED)
         step = int(path.stem.removesuffix(_FAILED).rpartition("-")[2])
-        return State(step, tensors, notes, failed), json.loads(metadata["together"])
+        ended = json.loads(metadata.get("ended", "false"))
+        return State(step, tensors, notes, failed, ended), json.loads(metadata["together"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         log.warning("The saved state %s is damaged (%s) and not used.", path, error)
         return None

@@ -79,7 +79,7 @@ def members_of(
         groups = _groups(adapters, job, attached) + words.get(job.name, [])
         learner = Learner(job.name, groups, job.config, half=base.dtype == torch.float16)
         watcher = Watcher(base, learner, held_out, watching)
-        members.append(Member(learner, cached, training_key(base, job), watcher))
+        members.append(Member(learner, cached, training_key(base, job, watching), watcher))
     return members, adapters
 
 
@@ -93,14 +93,17 @@ def learns_text(base: BaseModel, job: Job) -> bool:
     return in_mask or job.config.trigger_embedding.train
 
 
-def training_key(base: BaseModel, job: Job) -> str:
+def training_key(base: BaseModel, job: Job, watching: Watching) -> str:
     """Hash of all that determines a training's result on this machine."""
+    scored = job.config.validation.best_by == "score"
+    judge = {"judge": watching.judge_sha256} if scored else {}
     return configuration_hash(
         base=base.sha256,
         data=job.images.sha256,
         spec=job.spec.to_json(),
         config=job.config,
         machine=[base.device.type, str(base.dtype), torch.__version__],
+        **judge,
     )
 
 

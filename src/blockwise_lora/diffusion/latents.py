@@ -2,7 +2,7 @@
 
 The VAE's answer for a picture is a distribution: its moments are kept, and each step draws from
 them anew. They may be kept on disk, too, under a name made of everything that they depend on
-(pixels, size, VAE), so that a stale file is never found.
+(pixels, size, VAE, device), so that a stale file is never found.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def moments(base: BaseModel, pixels: Tensor, folder: Path | None) -> tuple[Tenso
     if folder is None:
         return _encode(base, pixels)
     scale = base.vae.config.scaling_factor, getattr(base.vae.config, "shift_factor", None)
-    digest = hashlib.sha256(f"{tuple(pixels.shape)} {base.sha256} {scale}".encode())
+    about = f"{tuple(pixels.shape)} {base.sha256} {scale}{base.arithmetic}"
+    digest = hashlib.sha256(about.encode())
     digest.update(pixels.numpy().tobytes())
     file = folder / f"{digest.hexdigest()[:32]}.safetensors"
     try:

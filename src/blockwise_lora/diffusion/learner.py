@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from blockwise_lora.diffusion import optimizers
 from blockwise_lora.diffusion.config import TrainingConfig
-from blockwise_lora.diffusion.optimizers import Group
+from blockwise_lora.diffusion.optimizers import Group, OptimizerError
 from blockwise_lora.diffusion.scaling import HALVINGS, LossScale
 from blockwise_lora.diffusion.schedule import learning_rate
 from blockwise_lora.errors import UserError
@@ -34,6 +34,10 @@ class Learner:
         groups: the adapter's weights, float32, by their rate.
         config: how to train.
         half: whether the model computes in float16, so that the loss has to be scaled.
+
+    Raises:
+        OptimizerError: the optimiser is not installed or cannot do what is asked, or all rates
+            are 0.
     """
 
     def __init__(
@@ -51,8 +55,16 @@ class Learner:
         self._scale = LossScale(self._losses.device) if half else None
         self.failure: TrainingError | None = None
         self._checked = self._wasted = 0
-        self._rates = [group.rate for group in groups]
-        self._optimizer = optimizers.make_optimizer(groups, config.optimizer)
+        # What stays as it starts has gradients, too, but no part in their length.
+        moving = [group for group in groups if group.rate]
+        if not moving:
+            raise OptimizerError(
+                f"{name}: `rates` is 0 for all its blocks, so nothing would be learned. Give one "
+                f"of them a rate above 0."
+            )
+        self._moving = [p for group in moving for p in group.parameters]
+        self._rates = [group.rate for group in moving]
+        self._optimizer = optimizers.make_optimizer(moving, config.optimizer)
         self._ema = config.optimizer.ema
         self._average = [p.detach().clone() for p in self.parameters] if self._ema else []
 
@@ -80,6 +92,7 @@ class Learner:
         """The loss whose gradient `update` takes."""
         return loss if self._scale is None else loss * self._scale.value
 
+    @torch.no_grad()  # the average would keep the graph of all its steps
     def update(self, loss: Tensor) -> None:
         """Take a step along the gradients that the weights hold, and forget them.
 
@@ -92,7 +105,7 @@ class Learner:
         if self._scale:
             self._scale.unscale_([p.grad for p in self.parameters])
         limit = self.config.optimizer.max_grad_norm
-        norm = nn.utils.clip_grad_norm_(self.parameters, torch.inf if limit is None else limit)
+        norm = nn.utils.clip_grad_norm_(self._moving, torch.inf if limit is None else limit)
         finite = norm.isfinite() & loss.isfinite()
         rate = learning_rate(self.config, self.step)
         for group, factor in zip(self._optimizer.param_groups, self._rates, strict=True):

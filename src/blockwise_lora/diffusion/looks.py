@@ -7,6 +7,7 @@ states is kept.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -23,7 +24,7 @@ from blockwise_lora.diffusion.caches import CachedSet
 from blockwise_lora.diffusion.config import CaptionConfig, PriorConfig, TrainingConfig
 from blockwise_lora.diffusion.draws import generator_for
 from blockwise_lora.diffusion.learner import Learner, TrainingError
-from blockwise_lora.diffusion.sampling import SamplingConfig, sample
+from blockwise_lora.diffusion.sampling import SamplingConfig, batch_for, sample
 from blockwise_lora.imagesets import ImageSet
 
 _PICTURES = 32  # of the held-out loss, each with noise of its own; fewer vary too much
@@ -54,12 +55,15 @@ class Watching:
 
     Attributes:
         judge: scores sample pictures; needed where `validation.judge` is set.
+        judge_sha256: of what the judge's scores depend on, such as its weights; where they decide
+            which adapter is kept, another judge's saved states are of another training.
         on_look: is told each look with the adapter's name.
         notes: what is to be kept with a saved state, such as the id of the run that records it.
         on_resume: is told those notes when a training goes on from a saved state.
     """
 
     judge: Judge | None = None
+    judge_sha256: str = ""
     on_look: Callable[[str, Look], None] = lambda name, look: None
     notes: Callable[[], Mapping[str, str]] = dict
     on_resume: Callable[[Mapping[str, str]], None] = lambda notes: None
@@ -156,9 +160,14 @@ class Watcher:
         if not self.config.prompts:
             return []
         seeds = list(self.config.seeds) * len(self.config.prompts)
-        sampling = SamplingConfig(self.config.sampling_steps, self.config.guidance_scale)
+        sampling = SamplingConfig(
+            self.config.sampling_steps,
+            self.config.guidance_scale,
+            batch_size=batch_for(self.base.resolution),
+        )
         title = f"{self.learner.name} at step {self.learner.step}"
-        return sample(self.base, self._prompts, seeds, sampling, title=title)
+        remedy = "Leave training.validation.prompts out, or take base_model.dtype: bfloat16"
+        return sample(self.base, self._prompts, seeds, sampling, title=title, remedy=remedy)
 
     @torch.no_grad()
     def _held_out_loss(self) -> float:
@@ -183,8 +192,10 @@ class Watcher:
 
     def _merit(self, look: Look) -> float:
         if self.config.best_by == "loss":
-            return -look.values[HELD_OUT_LOSS]
-        return fmean(v for name, v in look.values.items() if name != HELD_OUT_LOSS)
+            merit = -look.values[HELD_OUT_LOSS]
+        else:
+            merit = fmean(v for name, v in look.values.items() if name != HELD_OUT_LOSS)
+        return merit if math.isfinite(merit) else -math.inf  # nothing is greater than NaN
 
     def state(self) -> dict[str, Tensor]:
         """All that `restore` needs."""

@@ -63,6 +63,7 @@ class Loop:
         adapters: the same ones, attached to the model's U-Net.
         checkpoint_dir: where states are saved to go on from; None: nowhere.
         watching: says what is kept with a state, and is told when one is found.
+        offload: whether text encoders and VAE have to be brought back for a look.
     """
 
     def __init__(
@@ -72,12 +73,14 @@ class Loop:
         adapters: BatchedAdapters,
         checkpoint_dir: Path | None = None,
         watching: Watching = ALONE,
+        offload: bool = False,
     ) -> None:
-        self.watching = watching
+        self.watching, self.offload = watching, offload
         self.base, self.members, self.adapters = base, list(members), adapters
         keys = [member.key for member in members]
         self._checkpoints = Checkpoints(checkpoint_dir, keys) if checkpoint_dir else None
         self._owed = False
+        self._kept: set[str] = set()  # of members that have ended, and are saved so
 
     def run(self, on_step: Callable[[int], None] | None = None) -> None:
         """Take all steps, from where saved states stand.
@@ -104,7 +107,7 @@ class Loop:
                     losses = [member.learner.check() for member in active]
                     bar.set_postfix(loss=f"{sum(losses) / len(losses):.4f}", refresh=False)
                 if save:
-                    self._save(active)
+                    self._save()
                 if on_step:
                     on_step(max(x.step for x in learners))
         for member in self.members:
@@ -182,12 +185,11 @@ class Loop:
     def _look(self, member: Member) -> None:
         if not member.watcher.due:
             return
-        offload = member.learner.config.efficiency.offload
         with (
             member.learner.averaged(),
             self.adapters.alone(member.learner.name),
             self.base.vocabulary.only([member.learner.name]),
-            onloaded(self.base, offload, not any(m.learns_text for m in self.members)),
+            onloaded(self.base, self.offload, not any(m.learns_text for m in self.members)),
         ):
             member.watcher.look()
 
@@ -199,18 +201,22 @@ class Loop:
         late = self._owed and any(x.look_due for x in learners)
         return late or any(x.save_due or not x.active for x in learners)
 
-    def _save(self, active: Sequence[Member]) -> None:
+    def _save(self) -> None:
         """Save, unless a loss is no number now: then the last good state stays for the time."""
-        learners = [member.learner for member in active]
-        self._owed = any(x.troubled and not x.failure for x in learners)
-        if self._owed or all(x.failure for x in learners):
+        going = [member.learner for member in self.members if member.learner.active]
+        self._owed = any(x.troubled and not x.failure for x in going)
+        if self._owed or all(x.failure for x in going):
             return
         notes, states = self.watching.notes(), {}
-        for member in active:
+        for member in self.members:
+            if member.key in self._kept:
+                continue
             learner = member.learner
             tensors, failed = learner.state() | member.watcher.state(), bool(learner.failure)
-            states[member.key] = State(learner.step, tensors, notes, failed)
+            ended = not learner.active
+            states[member.key] = State(learner.step, tensors, notes, failed, ended)
         self._checkpoints.save(states)
+        self._kept = {member.key for member in self.members if not member.learner.active}
 
     def _resume(self) -> None:
         saved = self._checkpoints.load() if self._checkpoints else {}
@@ -219,6 +225,8 @@ class Loop:
                 member.learner.restore(state.step, state.tensors)
                 member.watcher.restore(state.tensors)
                 member.resumed_from = state.step
+                if not member.learner.active:
+                    self._kept.add(member.key)
                 self.watching.on_resume(state.notes)
                 log.info(
                     "%s: going on from the state saved at step %d", member.learner.name, state.step

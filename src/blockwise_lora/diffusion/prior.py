@@ -20,7 +20,7 @@ from blockwise_lora.diffusion.caches import ResolutionError
 from blockwise_lora.diffusion.captions import without_trigger
 from blockwise_lora.diffusion.checkpoints import configuration_hash
 from blockwise_lora.diffusion.config import TrainingConfig
-from blockwise_lora.diffusion.sampling import SamplingConfig, sample
+from blockwise_lora.diffusion.sampling import SamplingConfig, batch_for, sample
 from blockwise_lora.imagesets import ImageSet, ImageSetError, read_imagefolder
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,9 @@ def _painted(base: BaseModel, images: ImageSet, config: TrainingConfig, folder: 
     prompts = [captions[i % len(captions)] for i in range(prior.pictures)]
     # Spread, so that the pictures of one seed's training are not those of the next one's.
     seeds = [config.seed * 100_003 + i for i in range(prior.pictures)]
-    sampling = SamplingConfig(prior.sampling_steps, prior.guidance_scale, size=size)
+    sampling = SamplingConfig(
+        prior.sampling_steps, prior.guidance_scale, size=size, batch_size=batch_for(size)
+    )
     key = configuration_hash(
         base=base.sha256, dtype=base.dtype, prompts=prompts, seeds=seeds, sampling=sampling
     )
@@ -72,7 +74,8 @@ def _painted(base: BaseModel, images: ImageSet, config: TrainingConfig, folder: 
         pass  # not there yet, or damaged: painted (again)
     log.info("The base model paints %d pictures of the class, once.", len(prompts))
     with bare(base):
-        pictures = sample(base, prompts, seeds, sampling, title="class pictures")
+        remedy = "Take training.prior.kind: distil, or base_model.dtype: bfloat16"
+        pictures = sample(base, prompts, seeds, sampling, title="class pictures", remedy=remedy)
     with replace_folder(place) as new:
         _write(new, prompts, pictures)
     return read_imagefolder(place)

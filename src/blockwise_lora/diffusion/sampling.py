@@ -8,7 +8,8 @@ on a GPU as well.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 StepHook = Callable[[int, int], None]
 """Called before each denoising step with its number, from 0, and the number of steps. It may set
 strengths or choose among attached adapters."""
+
+
+_AT_ONCE = 8 * 512**2  # pixels in a batch: 8 pictures of 512 px, 2 of 1024 px
 
 
 class SamplingError(UserError):
@@ -74,6 +78,15 @@ class SamplingConfig:
             raise ValueError("\n".join(mistakes))
 
 
+def batch_for(side: int) -> int:
+    """Pictures to sample at once where nobody says how many.
+
+    Args:
+        side: theirs, in pixels.
+    """
+    return min(SamplingConfig.batch_size, max(1, _AT_ONCE // side**2))
+
+
 def sample(
     base: BaseModel,
     prompts: Sequence[str],
@@ -82,6 +95,7 @@ def sample(
     *,
     title: str = "sampling",
     before_step: StepHook | None = None,
+    remedy: str = "Lower combination.sampling.batch_size, or combination.sampling.size",
 ) -> list[Image.Image]:
     """Sample one picture for each pair of prompt and seed, with the adapters as they are set.
 
@@ -92,23 +106,27 @@ def sample(
         config: how.
         title: of the progress bar.
         before_step: what changes from one denoising step to the next, if anything does.
+        remedy: what to do where memory does not suffice.
 
     Returns:
         n RGB pictures, in order.
 
     Raises:
         ValueError: the two lists differ in length.
-        SamplingError: the size does not suit the model.
+        SamplingError: the size does not suit the model, or the memory the pictures.
     """
     if len(prompts) != len(seeds):
         raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds")
     shape = _latent_shape(base, config)
     distinct = sorted(set(prompts))
     row = {prompt: i for i, prompt in enumerate(distinct)}
-    embeddings = base.encode_prompts([*distinct, config.negative_prompt])
     pictures: list[Image.Image] = []
     interval = 0.2 if sys.stderr.isatty() else 10.0
-    with tqdm(total=len(prompts), desc=title, unit="picture", mininterval=interval) as bar:
+    with (
+        _explained(min(len(prompts), config.batch_size), shape[-1] * base.vae_factor, remedy),
+        tqdm(total=len(prompts), desc=title, unit="picture", mininterval=interval) as bar,
+    ):
+        embeddings = base.encode_prompts([*distinct, config.negative_prompt])
         for start in range(0, len(prompts), config.batch_size):
             some = slice(start, start + config.batch_size)
             noise = torch.stack([initial_noise(seed, shape) for seed in seeds[some]])
@@ -120,6 +138,24 @@ def sample(
             pictures += _to_pictures(base.decode(latents))
             bar.update(len(noise))
     return pictures
+
+
+@contextmanager
+def _explained(count: int, side: int, remedy: str) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise SamplingError(
+            f"out of memory while sampling {count} pictures of {side} px at once. "
+            f"{remedy}; then run again."
+        ) from error
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether it says that memory does not suffice; on the CPU that has no type of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
 def initial_noise(seed: int, shape: tuple[int, int, int]) -> Tensor:

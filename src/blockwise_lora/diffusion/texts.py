@@ -1,8 +1,9 @@
 """Embeddings of all captions of a training, computed once; token ids where embeddings change.
 
 Each embedding is kept on disk in a file of its own, named by everything that it depends on (model,
-precision, the words' token ids), so that every run on every data set can use it. It does not depend
-on the other captions: a cache that knows some of them already changes no bit of a training.
+precision, device, the words' token ids), so that every run on every data set can use it. It does
+not depend on the other captions: a cache that knows some of them already changes no bit of a
+training.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def _encoded(base: BaseModel, prompt: TokenIds, folder: Path | None) -> Text:
     """One prompt's embedding, out of the folder or new and put there."""
     if folder is None:
         return base.encode_ids(prompt.ids)
-    about = f"{base.sha256} {base.dtype} {[some.tolist() for some in prompt.ids]}"
+    about = f"{base.sha256} {base.dtype} {[some.tolist() for some in prompt.ids]}{base.arithmetic}"
     file = folder / f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.safetensors"
     found = _read(file, base)
     if found is None:

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from blockwise_lora.adapters import Adapter, AdapterSpec, save_adapter
 from blockwise_lora.diffusion.base import BaseModel
 from blockwise_lora.diffusion.checkpoints import configuration_hash
@@ -98,14 +96,12 @@ def configuration_hash_of(
     """
     same = TrainingConfig()
     config = replace(config, checkpoint_every=same.checkpoint_every, log_every=same.log_every)
-    # float32 goes without saying: adapters of earlier versions keep their hash.
-    precision = {} if base.dtype == torch.float32 else {"dtype": str(base.dtype)}
     return configuration_hash(
-        **precision,
         spec=spec.to_json(),
         training=config,
         data=data_sha256,
         base=base.sha256,
+        dtype=str(base.dtype),
         words=dict(words),
     )
 

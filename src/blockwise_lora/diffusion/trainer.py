@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from blockwise_lora.adapters.attach import Attached
 from blockwise_lora.adapters.spec import AdapterSpec
 from blockwise_lora.adapters.words import LearnedWord
@@ -31,6 +29,7 @@ from blockwise_lora.diffusion.jobs import Job, members_of
 from blockwise_lora.diffusion.learner import TrainingError
 from blockwise_lora.diffusion.looks import ALONE, Look, Watching
 from blockwise_lora.diffusion.loop import Loop, Member
+from blockwise_lora.diffusion.sampling import out_of_memory
 from blockwise_lora.imagesets import ImageSet
 
 
@@ -154,7 +153,7 @@ def train_many(
             began = time.monotonic()
             offload = any(job.config.efficiency.offload for job in jobs)
             with offloaded(base, offload, not any(m.learns_text for m in members)):
-                loop = Loop(base, members, adapters, checkpoint_dir, watching)
+                loop = Loop(base, members, adapters, checkpoint_dir, watching, offload)
                 loop.run(on_step)
             seconds = time.monotonic() - began
     except BaseException:
@@ -209,12 +208,13 @@ def _check(base: BaseModel, job: Job) -> None:
 def _explained(jobs: Sequence[Job]) -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU has no type of its own
-        if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):
+    except RuntimeError as error:
+        if out_of_memory(error):
             several = f", {len(jobs)} adapters in a pass" if len(jobs) > 1 else ""
+            fewer = " or the number of adapters (sweep.at_once)" if several else ""
             raise TrainingError(
                 f"out of memory at batch size {jobs[0].config.batch_size}{several}. Lower "
-                f"training.batch_size{' or the number of adapters' if several else ''}, or set "
+                f"training.batch_size{fewer}, or set "
                 f"training.efficiency.gradient_checkpointing: true; then run again."
             ) from error
         if "'Half'" in str(error):  # "... not implemented for 'Half'"

@@ -42,16 +42,16 @@ def views(picture: Picture, config: AugmentConfig) -> Iterator[View]:
     """All views of a picture, always in the same order, the plain one first."""
     image, mask = picture.open(), picture.open_mask()
     for number in range(1 + config.variants):
-        shown, hidden, corner = image, mask, (0, 0)
+        shown, hidden, corner, mirrored_corner = image, mask, (0, 0), (0, 0)
         if number:
             box, factors = _draw(picture, number, config)
             shown, hidden = (_crop(part, box) for part in (image, mask))
             shown = _colour(shown, factors)
-            corner = _corner(box, image.size)
+            corner, mirrored_corner = _corners(box, image.size)
         yield _view(shown, hidden, corner)
         if config.flip:
             mirrored = None if hidden is None else ImageOps.mirror(hidden)
-            yield _view(ImageOps.mirror(shown), mirrored, corner)
+            yield _view(ImageOps.mirror(shown), mirrored, mirrored_corner)
 
 
 def _draw(
@@ -79,9 +79,14 @@ def _colour(image: Image.Image, factors: list[float]) -> Image.Image:
     return image
 
 
-def _corner(box: tuple[float, float, float, float], size: tuple[int, int]) -> tuple[int, int]:
-    zoom = size[0] / (box[2] - box[0])
-    return round(box[1] * zoom), round(box[0] * zoom)
+def _corners(
+    box: tuple[float, float, float, float], size: tuple[int, int]
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Top and left of a crop, and of its mirror image in the mirrored picture."""
+    width = size[0]
+    zoom = width / (box[2] - box[0])
+    top, left = round(box[1] * zoom), round(box[0] * zoom)
+    return (top, left), (top, round(width * zoom) - left - width)
 
 
 def _view(image: Image.Image, mask: Image.Image | None, corner: tuple[int, int]) -> View:

@@ -106,13 +106,31 @@ def _no_weights(part: Path) -> str:
     return f"{part}: has no .safetensors weights. Download the model again, whole."
 
 
-def fingerprint(files: Sequence[Path]) -> str:
-    """sha256 over the weights' contents, in the order given, whatever the files are called."""
+def fingerprint(files: Sequence[Path], configurations: Path | None = None) -> str:
+    """sha256 over all that decides what a model answers.
+
+    Args:
+        files: the weights; their contents count, in the order given, whatever they are called.
+        configurations: a diffusers folder whose schedule, structures and tokenizers count, too;
+            None: those of a single file of Stable Diffusion 1.x, which are always the same.
+    """
     digest = hashlib.sha256()
     for file in files:
         stat = file.stat()
         digest.update(bytes.fromhex(_file_sha256(str(file), stat.st_size, stat.st_mtime_ns)))
+    for file in _configuration_files(configurations) if configurations else ():
+        # As text: Git may have given its lines other ends.
+        text = file.read_text(encoding="utf-8")
+        digest.update(f"\0{file.relative_to(configurations).as_posix()}\0{text}".encode())
     return digest.hexdigest()
+
+
+def _configuration_files(folder: Path) -> list[Path]:
+    """What is read of a diffusers folder beside the weights, always in the same order."""
+    named = dict.fromkeys((*COMPONENTS, SECOND), ("config.json",))
+    named["scheduler"] = ("scheduler_config.json",)
+    named |= dict.fromkeys(("tokenizer", "tokenizer_2"), ("*.json", "*.txt"))
+    return [f for part in named for name in named[part] for f in sorted((folder / part).glob(name))]
 
 
 @lru_cache(maxsize=64)

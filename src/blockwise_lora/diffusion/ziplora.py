@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from blockwise_lora.adapters import LowRank, detach, load_adapter, set_strengths
 from blockwise_lora.adapters.layers import adapted_layers
 from blockwise_lora.adapters.merge import MergeError, Weighted, ZipLora
+from blockwise_lora.adapters.parts import part_of
 from blockwise_lora.diffusion.base import BaseModel
 from blockwise_lora.diffusion.batches import Batch, predict
 from blockwise_lora.diffusion.caches import CachedSet
@@ -98,7 +99,8 @@ def learn_columns(
         config: how.
 
     Raises:
-        MergeError: not two adapters and sets, or there is nothing to learn.
+        MergeError: not two adapters and sets, adapters that change what captions mean, or there
+            is nothing to learn.
     """
     shared = _shared_columns(adapters, images)
     sets = [CachedSet.of(base, some) for some in images]
@@ -200,17 +202,35 @@ def _attached(
             detach(unet, name)
 
 
+def _check_text(weighted: Weighted) -> None:
+    """The U-Nets' answers are compared under captions as the base model reads them."""
+    adapter, reason = weighted.adapter, None
+    if adapter.word is not None:
+        reason = f"has learned the word {adapter.word.word!r}"
+    elif {part_of(layer) for layer in adapter.updates} - {"unet"}:
+        reason = "acts in the text encoder"
+    if reason:
+        raise MergeError(
+            f"rule ziplora learns from captions as the base model reads them, and "
+            f"{weighted.name or 'an adapter'} {reason}: take rule sum or svd, or train it without "
+            f"the block base and with trigger_embedding.train: false"
+        )
+
+
 def _shared_columns(adapters: Sequence[Weighted], images: Sequence[ImageSet]) -> dict[str, int]:
     """The layers that both adapters touch, with their numbers of input columns.
 
     Raises:
-        MergeError: not two adapters and sets, adapters of other methods, or no such layer.
+        MergeError: not two adapters and sets, adapters of other methods or of the text encoders,
+            or no such layer.
     """
     if len(adapters) != 2 or len(images) != 2:
         raise MergeError(
             f"rule ziplora takes two adapters and the two sets of pictures that they learned from, "
             f"not {len(adapters)} and {len(images)}"
         )
+    for weighted in adapters:
+        _check_text(weighted)
     first, second = (weighted.adapter.updates for weighted in adapters)
     if not all(isinstance(u, LowRank) for u in (*first.values(), *second.values())):
         raise MergeError(

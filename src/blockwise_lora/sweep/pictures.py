@@ -166,13 +166,11 @@ class Studio:
             for concept in CONCEPTS
             if stack
         }
-        # float32 goes without saying: pictures of earlier versions are found again.
-        precise = self.base.dtype == torch.float32
         key = configuration_hash(
-            **({} if precise else {"dtype": str(self.base.dtype)}),
             made_of=made_of,
             brief=asdict(self.brief),
             base=self.base.sha256,
+            dtype=str(self.base.dtype),
         )
         folder = self.folder / key[:16]
         if not folder.is_dir():

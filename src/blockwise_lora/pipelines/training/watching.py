@@ -31,17 +31,24 @@ def watching(
     def on_look(name: str, look: Look) -> None:
         live().look(name, look.step, look.values, look.pictures)
 
-    judged = recipe.config.validation.judge
+    judge, sha256 = None, ""
+    if recipe.config.validation.judge:
+        judge, sha256 = _judge(images, evaluation, device)
     return Watching(
-        judge=_judge(images, evaluation, device) if judged else None,
+        judge=judge,
+        judge_sha256=sha256,
         on_look=on_look,
         notes=lambda: live().notes(),
         on_resume=lambda notes: live().resume(notes),
     )
 
 
-def _judge(images: ImageSet, evaluation: Mapping[str, Any], device: str) -> Judge:
-    """DreamBooth's protocol: DINO's likeness to the pictures, CLIP's fit to the prompts."""
+def _judge(images: ImageSet, evaluation: Mapping[str, Any], device: str) -> tuple[Judge, str]:
+    """DreamBooth's protocol: DINO's likeness to the pictures, CLIP's fit to the prompts.
+
+    Returns:
+        The judge, and the hashes of the weights that it judges by.
+    """
     from blockwise_lora.judges.panel import Panel
     from blockwise_lora.pipelines.evaluation.config import EvaluationConfig
 
@@ -56,4 +63,4 @@ def _judge(images: ImageSet, evaluation: Mapping[str, Any], device: str) -> Judg
             "prompt_fit": float((shown * said).sum(1).mean()),
         }
 
-    return judge
+    return judge, f"{panel.clip.sha256} {panel.dino.sha256}"
