@@ -26,8 +26,9 @@ from blockwise_lora.adapters import Adapter, detach, load_adapter, read_adapter
 from blockwise_lora.atomic import replace_folder, write_text
 from blockwise_lora.diffusion.base import BaseModel, load_base
 from blockwise_lora.diffusion.checkpoints import configuration_hash
+from blockwise_lora.diffusion.combination import Strengths
 from blockwise_lora.diffusion.prompts import Concept
-from blockwise_lora.diffusion.samples import SampleSet, Strengths, sample_conditions
+from blockwise_lora.diffusion.samples import SampleSet, sample_conditions
 from blockwise_lora.diffusion.sampling import SamplingConfig
 from blockwise_lora.diffusion.trained import TrainedAdapter
 from blockwise_lora.diffusion.trainer import train

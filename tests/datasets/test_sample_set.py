@@ -8,14 +8,8 @@ from PIL import Image
 
 from blockwise_lora.adapters import Schedule
 from blockwise_lora.datasets.sample_set import SampleSetDataset
-from blockwise_lora.diffusion.samples import (
-    CombinationConfig,
-    Origin,
-    SampleRow,
-    SampleSet,
-    Schedules,
-    Strengths,
-)
+from blockwise_lora.diffusion.combination import CombinationConfig, Schedules, Strengths
+from blockwise_lora.diffusion.samples import Origin, SampleRow, SampleSet
 from blockwise_lora.diffusion.sampling import SamplingConfig
 
 

@@ -13,14 +13,12 @@ from blockwise_lora.adapters import (
     attach,
     trainable_parameters,
 )
+from blockwise_lora.diffusion.combination import CombinationConfig, Schedules, Strengths
 from blockwise_lora.diffusion.prompts import Concept, PromptError
 from blockwise_lora.diffusion.samples import (
-    CombinationConfig,
     SampleRow,
     SampleSet,
     SampleSetError,
-    Schedules,
-    Strengths,
     contact_sheet,
     sample_conditions,
 )

@@ -8,8 +8,9 @@ from blockwise_lora.adapters import AdapterError, AdapterSpec, attached_names, l
 from blockwise_lora.blocks.structure import BlockMap
 from blockwise_lora.diffusion import sampling
 from blockwise_lora.diffusion.base import load_base
+from blockwise_lora.diffusion.combination import Strengths
 from blockwise_lora.diffusion.prompts import Concept
-from blockwise_lora.diffusion.samples import Strengths, sample_conditions
+from blockwise_lora.diffusion.samples import sample_conditions
 from blockwise_lora.diffusion.sampling import SamplingConfig
 from blockwise_lora.sweep.bank import train_missing
 from blockwise_lora.sweep.pictures import Brief, Stack, Studio, ablated_stack, trained_stack

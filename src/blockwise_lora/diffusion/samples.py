@@ -17,7 +17,8 @@ from blockwise_lora.adapters.layers import adapted_layers
 from blockwise_lora.adapters.merge import Merged
 from blockwise_lora.adapters.parts import part_of
 from blockwise_lora.adapters.strength import Strength
-from blockwise_lora.diffusion.merging import MergeConfig, merged_acting
+from blockwise_lora.diffusion.combination import CombinationConfig, Schedules, Strengths
+from blockwise_lora.diffusion.merging import merged_acting
 from blockwise_lora.diffusion.prompts import CONDITIONS, Concept, Condition, fill_all
 from blockwise_lora.diffusion.sampling import SamplingConfig, StepHook, sample
 from blockwise_lora.errors import UserError
@@ -38,55 +39,11 @@ _ACTIVE: Mapping[Condition, tuple[str, ...]] = {
     "style": ("style",),
     "both": ("character", "style"),
 }
+_FULL, _CONSTANT = Strengths(), Schedules()
 
 
 class SampleSetError(UserError):
     """A folder of samples that cannot be read."""
-
-
-@dataclass(frozen=True)
-class Strengths:
-    """How strongly each adapter acts: a number, or numbers by block (see `set_strengths`)."""
-
-    character: float | Mapping[str, float] = 1.0
-    style: float | Mapping[str, float] = 1.0
-
-
-@dataclass(frozen=True)
-class Schedules:
-    """How each adapter's strength goes over the denoising steps."""
-
-    character: Schedule = field(default_factory=Schedule)
-    style: Schedule = field(default_factory=Schedule)
-
-
-@dataclass(frozen=True)
-class CombinationConfig:
-    """The parameter group `combination`.
-
-    Raises:
-        ValueError: less than one picture per prompt, or schedules for adapters that are merged.
-    """
-
-    pictures_per_prompt: int = 4
-    """Each with a seed of its own, counting up from the run's seed."""
-    strengths: Strengths = field(default_factory=Strengths)
-    schedules: Schedules = field(default_factory=Schedules)
-    """Side by side or alone; what is merged has no adapters that could start and stop."""
-    merge: MergeConfig = field(default_factory=MergeConfig)
-    """How the two adapters become one for the pictures of both."""
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-
-    def __post_init__(self) -> None:
-        if self.pictures_per_prompt < 1:
-            raise ValueError(f"pictures_per_prompt is at least 1, not {self.pictures_per_prompt}")
-        if self.merge.rule != "active" and self.schedules != Schedules():
-            raise ValueError(
-                f"schedules are for adapters that act side by side (merge.rule: active), and rule "
-                f"{self.merge.rule} makes one of both: leave the one or the other out"
-            )
-        for name in _ACTIVE["both"]:
-            getattr(self.schedules, name).check(self.sampling.steps, f"schedules.{name}")
 
 
 @dataclass(frozen=True)
@@ -214,8 +171,8 @@ def sample_conditions(
     character: Concept,
     style: Concept,
     config: SamplingConfig,
-    strengths: Strengths = Strengths(),
-    schedules: Schedules = Schedules(),
+    strengths: Strengths = _FULL,
+    schedules: Schedules = _CONSTANT,
     merged: Merged | None = None,
     variant: str = "",
 ) -> SampleSet:

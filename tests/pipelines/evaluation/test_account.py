@@ -5,8 +5,8 @@ import json
 from PIL import Image
 
 from blockwise_lora.adapters import Adapter, AdapterSpec
+from blockwise_lora.diffusion.combination import CombinationConfig, Strengths
 from blockwise_lora.diffusion.merging import MergeConfig
-from blockwise_lora.diffusion.samples import CombinationConfig, Strengths
 from blockwise_lora.diffusion.sampling import SamplingConfig
 from blockwise_lora.judges.samples import BASE, References, Row, Sample
 from blockwise_lora.pipelines.evaluation import account

@@ -3,14 +3,9 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
+from blockwise_lora.diffusion.combination import CombinationConfig, Strengths
 from blockwise_lora.diffusion.prompts import Concept, PromptTemplate, fill
-from blockwise_lora.diffusion.samples import (
-    CombinationConfig,
-    Origin,
-    SampleRow,
-    SampleSet,
-    Strengths,
-)
+from blockwise_lora.diffusion.samples import Origin, SampleRow, SampleSet
 from blockwise_lora.diffusion.sampling import SamplingConfig
 from blockwise_lora.imagesets import ImageSetError, read_imagefolder
 from blockwise_lora.judges.panel import fingerprint

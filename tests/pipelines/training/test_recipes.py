@@ -7,8 +7,8 @@ from kedro.config import OmegaConfigLoader
 
 from blockwise_lora.adapters import AdapterSpec, Plan
 from blockwise_lora.blocks import BlockMap
+from blockwise_lora.diffusion.combination import CombinationConfig
 from blockwise_lora.diffusion.prompts import parse_prompts
-from blockwise_lora.diffusion.samples import CombinationConfig
 from blockwise_lora.parameters import ParameterError, typed
 from blockwise_lora.pipelines.training.recipes import CONCEPTS, resolve, words
 

@@ -66,9 +66,10 @@ def sample_prompts(
     """
     from blockwise_lora.diffusion.attached import load
     from blockwise_lora.diffusion.base import load_from_parameters
+    from blockwise_lora.diffusion.combination import CombinationConfig
     from blockwise_lora.diffusion.merging import at_strength, merge_adapters
     from blockwise_lora.diffusion.prompts import parse_prompts
-    from blockwise_lora.diffusion.samples import CombinationConfig, Origin, sample_conditions
+    from blockwise_lora.diffusion.samples import Origin, sample_conditions
 
     config = typed(CombinationConfig, combination, "combination")
     templates = parse_prompts(prompts)

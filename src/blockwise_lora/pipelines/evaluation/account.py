@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from blockwise_lora.adapters import Adapter
-    from blockwise_lora.diffusion.samples import CombinationConfig
+    from blockwise_lora.diffusion.combination import CombinationConfig
     from blockwise_lora.pipelines.evaluation.config import EvaluationConfig
     from blockwise_lora.pipelines.evaluation.evidence import Evidence, OpenedSet
     from blockwise_lora.report.charts import BlockStrip, LossCurve

@@ -13,8 +13,9 @@ from blockwise_lora.parameters import asdict
 if TYPE_CHECKING:
     from PIL import Image
 
+    from blockwise_lora.diffusion.combination import CombinationConfig
     from blockwise_lora.diffusion.prompts import Concept, PromptTemplate
-    from blockwise_lora.diffusion.samples import CombinationConfig, SampleSet
+    from blockwise_lora.diffusion.samples import SampleSet
     from blockwise_lora.imagesets import ImageSet
     from blockwise_lora.judges.samples import Question, References, Sample
 

@@ -109,8 +109,8 @@ def comparison_prompts(
     style: ImageSet, parameters: Mapping[str, Any]
 ) -> tuple[Brief, Sequence[Question]]:
     """The prompts and seeds of the comparison of variants, with their true pictures."""
+    from blockwise_lora.diffusion.combination import CombinationConfig
     from blockwise_lora.diffusion.prompts import fill_all, parse_prompts
-    from blockwise_lora.diffusion.samples import CombinationConfig
 
     prompts: list[PromptTemplate] = parse_prompts(parameters["prompts"])
     templates = tuple(prompt.text for prompt in prompts)
@@ -150,7 +150,7 @@ def study_name(shop: Workshop, space: Space, brief: Brief) -> str:
 
 
 def _brief(templates: Sequence[str], seeds: Seeds, parameters: Mapping[str, Any]) -> Brief:
-    from blockwise_lora.diffusion.samples import CombinationConfig
+    from blockwise_lora.diffusion.combination import CombinationConfig
     from blockwise_lora.sweep.pictures import Brief
 
     combination = typed(CombinationConfig, parameters["combination"], "combination")
