@@ -19,7 +19,7 @@ from blockwise_lora.pipelines.sweep.setting import trainer_of
 from blockwise_lora.settings import CONFIG_LOADER_ARGS
 from blockwise_lora.sweep.bank import Bank, Lesson, train_missing
 from blockwise_lora.sweep.ray_config import RayConfig
-from blockwise_lora.sweep.ray_trainer import TrainOnRay, pack, unpack
+from blockwise_lora.sweep.ray_trainer import TrainOnRay
 
 MASKS = ("mid", "out3", "in0", "out2")
 ROOT = Path(__file__).parents[2]
@@ -123,15 +123,6 @@ def test_the_environment_ray_reaches_the_trainer():
     assert isinstance(trainer, TrainOnRay) and trainer.config == RayConfig()
     assert trainer.base_model["source"] == parameters["base_model"]["source"]
     assert config.study == "paper" and config.at_once == 4
-
-
-def test_folders_travel_and_stay_in_their_place(tmp_path):
-    (tmp_path / "a" / "deep").mkdir(parents=True)
-    (tmp_path / "a" / "deep" / "x.bin").write_bytes(b"\x00\x01")
-    unpack(pack(tmp_path / "a"), tmp_path / "b")
-    assert (tmp_path / "b" / "deep" / "x.bin").read_bytes() == b"\x00\x01"
-    with pytest.raises(ValueError, match="leads out"):
-        unpack({"../evil": b""}, tmp_path / "c")
 
 
 def test_mistakes_in_the_configuration():

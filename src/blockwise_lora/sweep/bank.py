@@ -9,6 +9,7 @@ something that decides its result has changed.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -18,16 +19,25 @@ from typing import Protocol
 
 from filelock import FileLock, Timeout
 
-from blockwise_lora.adapters import Adapter, AdapterSpec, Plan, read_adapter
+from blockwise_lora.adapters import Adapter, AdapterError, AdapterSpec, Plan, read_adapter
 from blockwise_lora.adapters.files import WEIGHTS_FILE
 from blockwise_lora.atomic import replace_folder, write_text
 from blockwise_lora.diffusion.attached import unload
 from blockwise_lora.diffusion.base import BaseModel
 from blockwise_lora.diffusion.config import TrainingConfig
 from blockwise_lora.diffusion.footprint import training_bytes
-from blockwise_lora.diffusion.trained import TrainedAdapter, configuration_hash_of
+from blockwise_lora.diffusion.trained import (
+    TrainedAdapter,
+    configuration_hash_of,
+    configuration_of,
+)
 from blockwise_lora.diffusion.trainer import Failed, Job, Trained, train_many
+from blockwise_lora.errors import UserError
 from blockwise_lora.imagesets import ImageSet
+from blockwise_lora.sweep.packing import pack, unpack
+from blockwise_lora.sweep.shared import SharedBank
+
+log = logging.getLogger(__name__)
 
 COST_FILE, LOSS_FILE = "cost.json", "losses.json"
 
@@ -89,6 +99,11 @@ class Entry:
     folder: Path
 
     @property
+    def place(self) -> str:
+        """Within any bank."""
+        return f"{self.concept}/{self.folder.name}"
+
+    @property
     def trained(self) -> bool:
         """Whether its files are there."""
         return self.folder.is_dir()
@@ -115,9 +130,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class Bank:
-    """The folder of all adapters of a base model's sweeps."""
+    """The folder of all adapters of a base model's sweeps.
+
+    Attributes:
+        folder: on this machine.
+        shared: where other machines' banks keep theirs as well; None: nowhere.
+    """
 
     folder: Path
+    shared: SharedBank | None = None
 
     def entry(self, base: BaseModel, lesson: Lesson, mask: str) -> Entry:
         """Where the adapter of a mask is or belongs."""
@@ -125,6 +146,33 @@ class Bank:
             base, lesson.images.sha256, lesson.masked(mask), lesson.config, lesson.words
         )
         return Entry(lesson.concept, mask, key, self.folder / lesson.concept / key[:16])
+
+    def fetched(self, entry: Entry) -> bool:
+        """Whether an adapter was in the shared bank, and is in this one now.
+
+        Raises:
+            UserError: the shared bank cannot be reached.
+        """
+        files = self.shared.get(entry.place) if self.shared else None
+        if files is None:
+            return False
+        try:
+            with replace_folder(entry.folder) as staging:
+                unpack(files, staging)
+                if configuration_of(read_adapter(staging)) != entry.key:
+                    raise ValueError("it was made otherwise than its name says")
+        except (ValueError, AdapterError) as error:
+            log.warning("%s in the shared bank is of no use: %s", entry.place, error)
+            return False
+        return True
+
+    def share(self, entry: Entry) -> None:
+        """Let other machines have an adapter; a failure costs a warning, not the adapter."""
+        try:
+            if self.shared:
+                self.shared.put(entry.place, pack(entry.folder))
+        except UserError as error:
+            log.warning("%s is in this machine's bank alone. %s", entry.mask, error)
 
 
 class Trainer(Protocol):
@@ -184,7 +232,7 @@ def train_missing(
     trainer: Trainer | None = None,
     on_trained: Callable[[Entry], None] = lambda _: None,
 ) -> list[Failed]:
-    """Train the masks that the bank lacks, several in one pass, and put them there.
+    """Train the masks that the bank and the shared one lack, several in one pass; put them there.
 
     Another process that fills the same bank is not disturbed: what it is training is waited for,
     not trained a second time.
@@ -206,11 +254,13 @@ def train_missing(
     failed: list[Failed] = []
     for wait in (False, True):
         with _claimed(missing, wait) as mine:
-            passes = list(_passes(mine, base, lesson, at_once))
+            new = [entry for entry in mine if not bank.fetched(entry)]
+            passes = list(_passes(new, base, lesson, at_once))
             for entry, failure in trainer(base, lesson, passes):
                 if failure:
                     failed.append(failure)
                 else:
+                    bank.share(entry)
                     on_trained(entry)
             missing = [e for e in missing if e not in mine]
     return failed

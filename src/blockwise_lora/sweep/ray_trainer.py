@@ -23,12 +23,10 @@ from blockwise_lora.diffusion.trainer import Failed
 from blockwise_lora.errors import UserError
 from blockwise_lora.imagesets import read_imagefolder
 from blockwise_lora.sweep.bank import Entry, Lesson, TrainHere
+from blockwise_lora.sweep.packing import Files, pack, unpack
 from blockwise_lora.sweep.ray_config import RayConfig
 
 log = logging.getLogger(__name__)
-
-Files = dict[str, bytes]
-"""Relative name to content."""
 
 
 @dataclass(frozen=True)
@@ -101,29 +99,6 @@ def train_pass(
         local = [replace(e, folder=root / e.key) for e in entries]
         trained = TrainHere(root / "checkpoints")(_base(dict(base_model), device), here, [local])
         return {e.key: str(f.error) if f else pack(e.folder) for e, f in trained}
-
-
-def pack(folder: Path) -> Files:
-    """All files below a folder."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-def unpack(files: Files, folder: Path) -> None:
-    """Write files below a folder.
-
-    Raises:
-        ValueError: a name leads out of the folder.
-    """
-    for name, content in files.items():
-        target = (folder / name).resolve()
-        if not target.is_relative_to(folder.resolve()):
-            raise ValueError(f"{name!r} leads out of {folder}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
 
 
 _loaded: dict[str, BaseModel] = {}

@@ -72,6 +72,8 @@ class SweepConfig:
     """Of a mask that matters: what is smaller is not called a contradiction, and no sentence of the
     page names it, even outside chance."""
     search: SearchConfig = field(default_factory=SearchConfig)
+    shared_bank: str | None = None
+    """fsspec address of a folder where several machines keep their adapters; null: none."""
     ray: RayConfig | None = None
     """Where passes are trained as Ray tasks; null: here, one after the other."""
 

@@ -38,6 +38,7 @@ def open_workshop(
     from blockwise_lora.judges.panel import Panel
     from blockwise_lora.judges.samples import References
     from blockwise_lora.sweep.bank import Bank
+    from blockwise_lora.sweep.shared import SharedBank
     from blockwise_lora.sweep.workshop import Workshop
 
     config = SweepConfig.of(parameters["sweep"])
@@ -48,7 +49,7 @@ def open_workshop(
         lessons={c: _lesson(c, images[c], config.variant, parameters) for c in CONCEPTS},
         panel=Panel.load(judging.judge_config(), device),
         references=References(**{c: OpenedSet.of(images[c]).pictures for c in CONCEPTS}),
-        bank=Bank(bank),
+        bank=Bank(bank, SharedBank(config.shared_bank) if config.shared_bank else None),
         pictures=pictures,
         bootstrap=judging.bootstrap_config(),
         smallest_effect=config.smallest_effect,
