@@ -6,6 +6,7 @@ It runs in a copy of the project, so that no result of the user's is touched: `d
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 from blockwise_lora.adapters import read_adapter
+from blockwise_lora.pipelines.training.recipes import resolve
 from blockwise_lora.tracking import Tracker
 
 ROOT = Path(__file__).parents[1]
@@ -198,7 +200,16 @@ def test_a_sweep_says_which_blocks_and_records_every_mask(project, kedro, record
     folder = project / "data" / "08_reporting" / "sweep"
     scores = json.loads((folder / "scores.json").read_text())
     assert [p["how"] for p in scores["pairs"]].count("trained") == 3
-    assert "Train the character on" in (folder / "report.html").read_text(encoding="utf-8")
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "Train the character on" in page
+    recommended = yaml.safe_load(re.search("<pre>(variants:.*?)</pre>", page, re.DOTALL)[1])
+    for concept in ("character", "style"):
+        words = {"trigger": "zkc", "class_word": "cat"}
+        recipe = resolve(
+            concept, concept=words, variant="recommended", training={}, seed=0, **recommended
+        )
+        assert recipe.spec.blocks == scores["best"][concept]
+        assert (recipe.spec.method, recipe.spec.rank) == ("lora", 8)
     assert {"pareto.png", "skipped.svg"} <= {p.name for p in (folder / "figures").iterdir()}
     runs = sweep_runs(record)
     assert set(runs) == {"character: all; style: all", "character: all+mid:0", "style: out3"}

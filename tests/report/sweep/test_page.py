@@ -25,6 +25,7 @@ def report(loaded_tiny_base) -> SweepReport:
         prompts=("cat face, kissing", "cat face, weary"),
         costs={"character": {"mid": Cost(3.25, 12345, 4_200_000, 67_000)}, "style": {}},
         command="kedro run --params variant=own,character.blocks={character},style.blocks={style}",
+        variant="recommended: {{character: {{blocks: {character}}}, style: {{blocks: {style}}}}}",
         commands=("kedro run --pipelines sweep",),
         settings={"study": "paper"},
         provenance={"base": "abc"},
@@ -38,6 +39,7 @@ def test_the_first_words_say_which_blocks_and_the_command_does_it(report):
     lead = " ".join(text[text.index('class="lead"') : text.index("</p>")].split())
     assert "Train the character on mid alone and the style on out3 alone." in lead
     assert "character.blocks=mid,style.blocks=out3" in text
+    assert "recommended: {character: {blocks: mid}, style: {blocks: out3}}" in text
     assert text.count('class="character on"') == 1 and text.count('class="style on"') == 1
     assert "Cat &lt;in&gt; OpenMoji" in page and "<in>" not in page
     assert "12,345" in page and "67 kB" in page and "4.2 MB" in page

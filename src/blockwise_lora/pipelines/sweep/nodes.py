@@ -146,13 +146,17 @@ def _report(
 
     environment = parameters["evaluation"].get("environment")
     env = f" --env {environment}" if environment else ""
-    spec = shop.lessons["character"].spec
+    specs = {c: shop.lessons[c].spec for c in CONCEPTS}
     costs = {c: {} for c in CONCEPTS}
     for pair in outcome.trained:
         for concept in CONCEPTS:
             mask = getattr(pair, concept)
             costs[concept][mask] = shop.entry(concept, mask).cost
-    method = "".join(f",{c}.method={spec.method},{c}.rank={spec.rank}" for c in CONCEPTS)
+    method = "".join(f",{c}.method={s.method},{c}.rank={s.rank}" for c, s in specs.items())
+    own = "".join(
+        f"\n    {c}:\n      method: {s.method}\n      rank: {s.rank}\n      blocks: {{{c}}}"
+        for c, s in specs.items()
+    )
     return SweepReport(
         title=f"Which blocks? {parameters['character']['class_word'].capitalize()} in "
         f"{Path(parameters['style']['pictures']).name} ({outcome.study})",
@@ -163,9 +167,10 @@ def _report(
         costs=costs,
         command=f"kedro run{env} --params variant=own,character.blocks={{character}},"
         f"style.blocks={{style}}{method}",
+        variant=f"variants:\n  recommended:{own}",
         commands=(f"kedro run{env} --pipelines curation,{pipeline}",),
         settings={
-            "method": f"{spec.method}, rank {spec.rank}",
+            "method": "; ".join(f"{c}: {s.method}, rank {s.rank}" for c, s in specs.items()),
             "training": f"{shop.lessons['character'].config.steps} steps, "
             f"{shop.at_once} adapters in a pass",
             "study": str(outcome.study),

@@ -47,6 +47,7 @@ class SweepReport:
         prompts: in plain words, by index.
         costs: concept, then mask, to what its adapter took.
         command: that trains and compares a pair, with {character} and {style} for its masks.
+        variant: the pair as a variant in YAML, likewise.
         commands: that made the page.
         settings, provenance: name to value, as text.
         level: coverage that the intervals aim at.
@@ -59,6 +60,7 @@ class SweepReport:
     prompts: tuple[str, ...]
     costs: Mapping[Concept, Mapping[str, Cost]]
     command: str
+    variant: str
     commands: tuple[str, ...]
     settings: Mapping[str, str]
     provenance: Mapping[str, str]
@@ -110,6 +112,7 @@ def render(report: SweepReport) -> str:
         confirmed=report.found is not None,
         sentences=tell(_evidence(report)),
         command=report.command.format(character=pair.character, style=pair.style),
+        variant=report.variant.format(character=pair.character, style=pair.style),
         figures={name: Markup(svg(figure)) for name, figure in report.figures.items()},
         agreements=report.outcome.agreements,
         grid=data_uri(picture_grid(report.outcome, report.prompts, _pairs_to_show(report))),
