@@ -77,7 +77,9 @@ def test_masks_with_the_text_encoder_are_trained_drawn_and_shown(shop, study):
     cost = {mask: shop.entry("character", mask).cost for mask in ("all", "all+base")}
     assert cost["all+base"].memory_bytes > cost["all"].memory_bytes
 
-    page = SweepReport("t", outcome, None, shop.blocks, ("p",), {}, "{character}", (), {}, {}, 0.9)
+    page = SweepReport(
+        "t", outcome, None, shop.blocks, ("p",), {}, "{character}", "{style}", (), {}, {}, 0.9
+    )
     assert page.blocks[:2] == ("base", "in0")
     gone = HeatMap.skipping(outcome, page.blocks).cells["character", "prompt"][0]
     added = outcome.effects[row_of(WITH)]["prompt"]
