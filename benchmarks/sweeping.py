@@ -22,13 +22,14 @@ from blockwise_lora.judges.bootstrap import Scores, interval
 from blockwise_lora.judges.panel import JudgeConfig, Panel
 from blockwise_lora.judges.protocol import BootstrapConfig, evaluate, judge
 from blockwise_lora.judges.samples import Question, References, Row, Sample
-from blockwise_lora.sweep.bank import Bank, Lesson, train_missing
+from blockwise_lora.sweep.bank import Bank, Lesson
 from blockwise_lora.sweep.candidates import Space
 from blockwise_lora.sweep.pictures import Brief
 from blockwise_lora.sweep.recommendation import FULL_PAIR, Budget, Found, Search
 from blockwise_lora.sweep.search import open_study
 from blockwise_lora.sweep.studies import CONCEPTS, Study, named_study, own_study
 from blockwise_lora.sweep.studies import Pair as Masks
+from blockwise_lora.sweep.training import train_missing
 from blockwise_lora.sweep.workshop import Workshop, run_study
 
 CACHE = dev_pairs.CACHE.parent / "sweep"

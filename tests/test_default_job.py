@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 
 import nbformat
@@ -200,7 +201,7 @@ def test_a_sweep_says_which_blocks_and_records_every_mask(project, kedro, record
     folder = project / "data" / "08_reporting" / "sweep"
     scores = json.loads((folder / "scores.json").read_text())
     assert [p["how"] for p in scores["pairs"]].count("trained") == 3
-    page = (folder / "report.html").read_text(encoding="utf-8")
+    page = unescape((folder / "report.html").read_text(encoding="utf-8"))
     assert "Train the character on" in page
     recommended = yaml.safe_load(re.search("<pre>(variants:.*?)</pre>", page, re.DOTALL)[1])
     for concept in ("character", "style"):
@@ -248,3 +249,12 @@ def test_a_search_ends_with_a_pair_that_can_be_run(project, kedro):
     assert {"character", "style"} == set(told["recommended"])
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert f"character.blocks={told['recommended']['character']}" in page
+
+
+def test_an_adapter_trained_by_hand_outlives_the_next_run(project, kedro):
+    kedro("run", "--pipelines", "training", "--params", "variant=lora,character.rank=2")
+    made = (project / "data/06_models/lora/character/adapter.safetensors").read_bytes()
+    run(project, "dvc", "repro", "train@lora")
+    assert read_adapter(project / "data/06_models/lora/character").spec.rank == 8
+    kept = (project / "data/06_models/.archive").glob("lora-character-*/adapter.safetensors")
+    assert made in [file.read_bytes() for file in kept]

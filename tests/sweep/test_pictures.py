@@ -12,9 +12,9 @@ from blockwise_lora.diffusion.combination import Strengths
 from blockwise_lora.diffusion.prompts import Concept
 from blockwise_lora.diffusion.samples import sample_conditions
 from blockwise_lora.diffusion.sampling import SamplingConfig
-from blockwise_lora.sweep.bank import train_missing
 from blockwise_lora.sweep.pictures import Brief, Stack, Studio, ablated_stack, trained_stack
 from blockwise_lora.sweep.studies import CONCEPTS, Pair
+from blockwise_lora.sweep.training import train_missing
 
 BRIEF = Brief(
     ("{style}, {character}",),

@@ -17,9 +17,10 @@ from blockwise_lora.errors import UserError
 from blockwise_lora.pipelines.sweep.config import SweepConfig
 from blockwise_lora.pipelines.sweep.setting import trainer_of
 from blockwise_lora.settings import CONFIG_LOADER_ARGS
-from blockwise_lora.sweep.bank import Bank, Lesson, train_missing
+from blockwise_lora.sweep.bank import Bank, Lesson
 from blockwise_lora.sweep.ray_config import RayConfig
 from blockwise_lora.sweep.ray_trainer import TrainOnRay
+from blockwise_lora.sweep.training import train_missing
 
 MASKS = ("mid", "out3", "in0", "out2")
 ROOT = Path(__file__).parents[2]

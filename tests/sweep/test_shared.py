@@ -8,8 +8,9 @@ import fsspec
 import pytest
 
 from blockwise_lora.errors import UserError
-from blockwise_lora.sweep.bank import Bank, train_missing
+from blockwise_lora.sweep.bank import Bank
 from blockwise_lora.sweep.shared import SharedBank
+from blockwise_lora.sweep.training import train_missing
 
 MASKS = ("mid", "out3")
 

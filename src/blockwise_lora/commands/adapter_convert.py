@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from blockwise_lora.commands.naming import FORMATS
+
 if TYPE_CHECKING:
     from blockwise_lora.adapters.formats import Format, Names
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 @click.option(
     "--to",
     required=True,
-    type=click.Choice(["diffusers", "peft", "kohya", "lycoris"]),
+    type=click.Choice(FORMATS),
     help="The format of OUT.",
 )
 @click.option("--base", help="The model: folder, config.json, single file or hub id.")

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from blockwise_lora.commands.naming import for_each, names_of
+from blockwise_lora.commands.naming import FORMATS, for_each, names_of
 from blockwise_lora.errors import UserError
 
 if TYPE_CHECKING:
     from blockwise_lora.adapters.merge import BakedModel, Base, MergedAdapter, Rule, Weighted
     from blockwise_lora.diffusion.base import BaseModel
 
-FORMATS = ("diffusers", "peft", "kohya", "lycoris")
 FILE = ".safetensors"
 RULES = ("sum", "svd", "linear", "magnitude_prune", "ties", "dare", "pick", "ziplora", "klora")
 

@@ -5,6 +5,9 @@ from pathlib import Path
 
 from blockwise_lora.errors import UserError
 
+FORMATS = ("diffusers", "peft", "kohya", "lycoris")
+"""In which adapters are written; told here without loading those who write them."""
+
 # Files that every tool calls so: their folder tells more.
 _EVERYONES = ("pytorch_lora_weights", "adapter", "adapter_model", "adapter_config")
 

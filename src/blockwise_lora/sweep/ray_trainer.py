@@ -22,16 +22,17 @@ from blockwise_lora.diffusion.learner import TrainingError
 from blockwise_lora.diffusion.trainer import Failed
 from blockwise_lora.errors import UserError
 from blockwise_lora.imagesets import read_imagefolder
-from blockwise_lora.sweep.bank import Entry, Lesson, TrainHere
+from blockwise_lora.sweep.bank import Entry, Lesson
 from blockwise_lora.sweep.packing import Files, pack, unpack
 from blockwise_lora.sweep.ray_config import RayConfig
+from blockwise_lora.sweep.training import TrainHere
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class TrainOnRay:
-    """Trains every pass in a task of its own; see `bank.Trainer`.
+    """Trains every pass in a task of its own; see `training.Trainer`.
 
     Attributes:
         config: where, and what a task needs.

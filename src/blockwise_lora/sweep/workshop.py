@@ -13,11 +13,12 @@ from blockwise_lora.diffusion.base import BaseModel
 from blockwise_lora.judges.panel import Panel
 from blockwise_lora.judges.protocol import BootstrapConfig
 from blockwise_lora.judges.samples import Question, References
-from blockwise_lora.sweep.bank import Bank, Entry, Lesson, Trainer, TrainHere, train_missing
+from blockwise_lora.sweep.bank import Bank, Entry, Lesson
 from blockwise_lora.sweep.effects import SMALLEST_EFFECT
 from blockwise_lora.sweep.outcome import Outcome, Tried, assess
 from blockwise_lora.sweep.pictures import Brief, Stack, Studio, ablated_stack, trained_stack
 from blockwise_lora.sweep.studies import CONCEPTS, FULL, TEXT, Concept, Pair, Study, shown_blocks
+from blockwise_lora.sweep.training import Trainer, TrainHere, train_missing
 
 log = logging.getLogger(__name__)
 

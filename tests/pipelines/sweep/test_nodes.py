@@ -5,7 +5,7 @@ from kedro.config import OmegaConfigLoader
 
 from blockwise_lora.errors import UserError
 from blockwise_lora.imagesets import read_imagefolder
-from blockwise_lora.pipelines.sweep.nodes import run_search
+from blockwise_lora.pipelines.sweep.nodes import _recommended, _told, run_search
 from blockwise_lora.settings import CONFIG_LOADER_ARGS
 from tiny_base import write_tiny_pictures
 
@@ -38,3 +38,17 @@ def test_a_seed_of_both_is_told_before_a_model_is_loaded(arguments):
 def test_what_is_kept_apart_goes_on_to_the_model(arguments):
     with pytest.raises(UserError, match="none"):
         run_search(**arguments)
+
+
+def test_the_recommended_variant_is_the_sweeps_with_places_for_the_masks():
+    """Whatever else its definition says goes into it; a list has no place on a command line."""
+    learned = {"training": {"steps": 400, "prior": {"contexts": ["{caption}"]}}}
+    defined = {"method": "locon", "blocks": "all", "rank": 16, "conv_rank": 8}
+    variants = {"locon": {"character": defined, "style": defined | learned}}
+    parameters = {"variants": variants, "sweep": {"prompts": ["x"], "variant": "locon"}}
+    recommended = _recommended(parameters)
+    assert recommended["character"] == defined | {"blocks": "{character}"}
+    assert recommended["style"] == defined | learned | {"blocks": "{style}"}
+    told = _told(recommended)
+    assert told["character.conv_rank"] == 8 and told["style.training.steps"] == 400
+    assert told["style.blocks"] == "{style}" and "style.training.prior.contexts" not in told

@@ -25,7 +25,7 @@ def report(loaded_tiny_base) -> SweepReport:
         prompts=("cat face, kissing", "cat face, weary"),
         costs={"character": {"mid": Cost(3.25, 12345, 4_200_000, 67_000)}, "style": {}},
         command="kedro run --params variant=own,character.blocks={character},style.blocks={style}",
-        variant="recommended: {{character: {{blocks: {character}}}, style: {{blocks: {style}}}}}",
+        variant="recommended: {character: {blocks: {character}}, style: {blocks: {style}}}",
         commands=("kedro run --pipelines sweep",),
         settings={"study": "paper"},
         provenance={"base": "abc"},

@@ -6,10 +6,11 @@ import importlib.metadata
 import json
 import re
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from blockwise_lora.parameters import asdict, typed
+from blockwise_lora.pipelines.command import kedro_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,14 +92,10 @@ def commands(
     compared: Sequence[str], adapters: Adapters, variants: Mapping[str, Any], environment: str
 ) -> tuple[str, ...]:
     """Commands that make what the page shows, one a variant and one for the comparison."""
-    env = f" --env {environment}" if environment else ""
-    lines = []
-    for variant in compared:
-        given = [f"variant={variant}", *_overrides(variant, adapters, variants)]
-        lines.append(
-            f"kedro run{env} --pipelines curation,training,combination --params {','.join(given)}"
-        )
-    return (*lines, f"kedro run{env} --pipelines evaluation")
+    making = "curation,training,combination"
+    given = {v: {"variant": v} | _overrides(v, adapters, variants) for v in compared}
+    lines = (kedro_run(environment, making, given[variant]) for variant in compared)
+    return (*lines, kedro_run(environment, "evaluation"))
 
 
 def settings(adapters: Adapters, evidence: Evidence, config: EvaluationConfig) -> dict[str, str]:
@@ -183,10 +180,11 @@ def _details(adapter: Adapter) -> str:
     return f"{spec.method}, rank {spec.rank}, alpha {alpha:g}, {values:,} values"
 
 
-def _overrides(variant: str, adapters: Adapters, variants: Mapping[str, Any]) -> Iterator[str]:
+def _overrides(variant: str, adapters: Adapters, variants: Mapping[str, Any]) -> dict[str, Any]:
     """What an adapter was trained as beyond its variant's definition, as `--params` takes it."""
     from blockwise_lora.adapters import AdapterSpec
 
+    found = {}
     for concept in CONCEPTS:
         adapter = adapters.get((variant, concept))
         defined = (variants.get(variant) or {}).get(concept)
@@ -194,9 +192,9 @@ def _overrides(variant: str, adapters: Adapters, variants: Mapping[str, Any]) ->
             continue
         plain = {k: v for k, v in defined.items() if k != "training"}
         expected = asdict(typed(AdapterSpec, plain, f"variants.{variant}.{concept}"))
-        for key, value in asdict(adapter.spec).items():
-            if value != expected[key]:
-                yield f"{concept}.{key}={'null' if value is None else value}"
+        told = asdict(adapter.spec)
+        found |= {f"{concept}.{k}": v for k, v in told.items() if v != expected[k]}
+    return found
 
 
 def _grouped(name: str, told: Mapping[str, str]) -> dict[str, str]:

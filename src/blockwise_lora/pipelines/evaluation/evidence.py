@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from blockwise_lora.errors import UserError
 from blockwise_lora.parameters import asdict
+from blockwise_lora.pipelines.command import kedro_run
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -192,8 +193,7 @@ def _sampling(samples: SampleSet) -> dict[str, Any]:
 
 def _run(environment: str, variant: str, pipelines: str = "") -> str:
     """The command that makes a variant, or a part of it."""
-    env = f" --env {environment}" if environment else ""
-    return f"kedro run{env}{pipelines and f' --pipelines {pipelines}'} --params variant={variant}"
+    return kedro_run(environment, pipelines, {"variant": variant})
 
 
 def to_samples(

@@ -7,6 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
+from blockwise_lora.pipelines.command import kedro_run
 from blockwise_lora.pipelines.sweep.config import SearchConfig, SweepConfig
 from blockwise_lora.pipelines.sweep.setting import (
     comparison_prompts,
@@ -15,6 +18,7 @@ from blockwise_lora.pipelines.sweep.setting import (
     study_name,
 )
 from blockwise_lora.pipelines.training.recipes import CONCEPTS
+from blockwise_lora.tracking import flatten
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -139,24 +143,30 @@ def _records(shop: Workshop, outcome: Outcome, prompts: Sequence[str]) -> list[M
     return mask_records(shop, outcome, partial(pair_sheet, outcome, prompts))
 
 
+def _recommended(parameters: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The variant that all masks were tried in, with places for the two that are recommended."""
+    defined = parameters["variants"][SweepConfig.of(parameters["sweep"]).variant]
+    return {c: {**defined[c], "blocks": f"{{{c}}}"} for c in CONCEPTS}
+
+
+def _told(variant: Mapping[str, Any]) -> dict[str, Any]:
+    """A variant as `--params` takes it, which splits lists at their commas."""
+    return {k: v for k, v in flatten(variant).items() if not isinstance(v, list)}
+
+
 def _report(
     shop: Workshop, outcome: Outcome, found, texts, pipeline: str, parameters: Mapping[str, Any]
 ) -> SweepReport:
     from blockwise_lora.report.sweep.page import SweepReport
 
-    environment = parameters["evaluation"].get("environment")
-    env = f" --env {environment}" if environment else ""
+    environment = parameters["evaluation"].get("environment", "")
     specs = {c: shop.lessons[c].spec for c in CONCEPTS}
     costs = {c: {} for c in CONCEPTS}
     for pair in outcome.trained:
         for concept in CONCEPTS:
             mask = getattr(pair, concept)
             costs[concept][mask] = shop.entry(concept, mask).cost
-    method = "".join(f",{c}.method={s.method},{c}.rank={s.rank}" for c, s in specs.items())
-    own = "".join(
-        f"\n    {c}:\n      method: {s.method}\n      rank: {s.rank}\n      blocks: {{{c}}}"
-        for c, s in specs.items()
-    )
+    variant = _recommended(parameters)
     return SweepReport(
         title=f"Which blocks? {parameters['character']['class_word'].capitalize()} in "
         f"{Path(parameters['style']['pictures']).name} ({outcome.study})",
@@ -165,10 +175,9 @@ def _report(
         model=shop.blocks,
         prompts=tuple(texts),
         costs=costs,
-        command=f"kedro run{env} --params variant=own,character.blocks={{character}},"
-        f"style.blocks={{style}}{method}",
-        variant=f"variants:\n  recommended:{own}",
-        commands=(f"kedro run{env} --pipelines curation,{pipeline}",),
+        command=kedro_run(environment, "", {"variant": "own"} | _told(variant)),
+        variant=yaml.safe_dump({"variants": {"recommended": variant}}, sort_keys=False),
+        commands=(kedro_run(environment, f"curation,{pipeline}"),),
         settings={
             "method": "; ".join(f"{c}: {s.method}, rank {s.rank}" for c, s in specs.items()),
             "training": f"{shop.lessons['character'].config.steps} steps, "

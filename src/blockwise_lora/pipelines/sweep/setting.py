@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from blockwise_lora.diffusion.samples import Seeds
     from blockwise_lora.imagesets import ImageSet
     from blockwise_lora.judges.samples import Question
-    from blockwise_lora.sweep.bank import Lesson, Trainer
+    from blockwise_lora.sweep.bank import Lesson
     from blockwise_lora.sweep.candidates import Space
     from blockwise_lora.sweep.pictures import Brief
+    from blockwise_lora.sweep.training import Trainer
     from blockwise_lora.sweep.workshop import Workshop
 
 
@@ -61,7 +62,7 @@ def open_workshop(
 def trainer_of(config: SweepConfig, parameters: Mapping[str, Any]) -> Trainer:
     """Who trains the passes: this process, or Ray's workers where `sweep.ray` is given."""
     from blockwise_lora.diffusion.checkpoints import user_cache
-    from blockwise_lora.sweep.bank import TrainHere
+    from blockwise_lora.sweep.training import TrainHere
 
     here = TrainHere(user_cache() / "checkpoints", user_cache())
     if config.ray is None:

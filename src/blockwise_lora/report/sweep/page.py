@@ -111,8 +111,8 @@ def render(report: SweepReport) -> str:
         verdict=verdict(expected, pair),
         confirmed=report.found is not None,
         sentences=tell(_evidence(report)),
-        command=report.command.format(character=pair.character, style=pair.style),
-        variant=report.variant.format(character=pair.character, style=pair.style),
+        command=_with_masks(report.command, pair),
+        variant=_with_masks(report.variant, pair),
         figures={name: Markup(svg(figure)) for name, figure in report.figures.items()},
         agreements=report.outcome.agreements,
         grid=data_uri(picture_grid(report.outcome, report.prompts, _pairs_to_show(report))),
@@ -120,6 +120,11 @@ def render(report: SweepReport) -> str:
         rows=_rows(report.outcome),
         costs=[(c, m, cost) for c, masks in report.costs.items() for m, cost in masks.items()],
     )
+
+
+def _with_masks(text: str, pair: Pair) -> str:
+    """Not `format`: a variant may have captions with places of their own in it."""
+    return text.replace("{character}", pair.character).replace("{style}", pair.style)
 
 
 def _pairs_to_show(report: SweepReport) -> list[Pair]:
