@@ -7,7 +7,7 @@ from pathlib import Path
 
 from blockwise_lora.imagesets.crew import CRASHED, one_by_one
 from blockwise_lora.imagesets.decoding import MAX_MEGAPIXELS, DecodeError, decode, without_warnings
-from blockwise_lora.imagesets.likeness import WORKING_SIDE, Limits, Looks, Search, looks_of
+from blockwise_lora.imagesets.likeness import WORKING_SIDE, Limits, Search, looks_of, one_thread
 from blockwise_lora.imagesets.shelf import Shelf
 
 _BATCH = 256  # pictures compared at once
@@ -26,6 +26,7 @@ class Copies:
     unreadable: dict[Path, str]
 
 
+@one_thread
 def find_copies(
     files: Sequence[Path],
     limits: Limits | None = None,
@@ -46,7 +47,7 @@ def find_copies(
         max_megapixels: larger pictures are not unpacked.
         workers: processes that decode; None takes one a core.
     """
-    work, lost = partial(_looks, max_megapixels=max_megapixels), (None, f"damaged: {CRASHED}")
+    work, lost = partial(_looks, max_megapixels=max_megapixels), (b"", f"damaged: {CRASHED}")
     found, waiting = Copies({}, {}), []
     with Shelf() as shelf:
         search = Search(limits or Limits(), shelf.__getitem__, mirrored=mirrored)
@@ -63,14 +64,14 @@ def find_copies(
     return found
 
 
-def _looks(files: Sequence[Path], max_megapixels: float) -> list[tuple[Looks | None, str]]:
+def _looks(files: Sequence[Path], max_megapixels: float) -> list[tuple[bytes, str]]:
     with without_warnings():
         return [_looks_of_file(file, max_megapixels) for file in files]
 
 
-def _looks_of_file(file: Path, max_megapixels: float) -> tuple[Looks | None, str]:
+def _looks_of_file(file: Path, max_megapixels: float) -> tuple[bytes, str]:
     try:
         decoded = decode(file, max_megapixels=max_megapixels, at_least=WORKING_SIDE)
     except DecodeError as error:
-        return None, f"{error.reason}: {error.detail}"
-    return looks_of(decoded.image), ""
+        return b"", f"{error.reason}: {error.detail}"
+    return looks_of(decoded.image).packed(), ""

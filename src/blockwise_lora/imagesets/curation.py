@@ -145,7 +145,7 @@ def screen_folder(
         measures = measure_files(paths, config, kept, progress=words)
         for candidate, measured in zip(listing.candidates, measures, strict=True):
             shelf.put(measured.looks)
-            measured = replace(measured, looks=None)
+            measured = replace(measured, looks=b"")
             screened.append(screen(candidate, measured, reviewed.of(candidate.file), config))
         screened, warnings = drop_duplicates(screened, shelf.__getitem__, config), []
         if judge:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from blockwise_lora.imagesets.config import CurationConfig
-from blockwise_lora.imagesets.likeness import Looks, Search
+from blockwise_lora.imagesets.likeness import Looks, Search, one_thread
 from blockwise_lora.imagesets.screening import Screened
 
 _BATCH = 256  # pictures looked up at once: large enough for fast products, 4 MB of views
@@ -44,6 +44,7 @@ def drop_duplicates(
     return result
 
 
+@one_thread
 def _drop_near(
     result: list[Screened],
     order: Sequence[int],

@@ -12,7 +12,7 @@ from blockwise_lora.imagesets.decoding import DecodeError, decode
 from blockwise_lora.imagesets.images import pixel_hash
 from blockwise_lora.imagesets.likeness import Looks, looks_of
 
-VERSION = 2
+VERSION = 3
 """Raised when the same bytes and configuration are measured differently from before."""
 
 _SHARPNESS_SIDE = 256
@@ -37,7 +37,7 @@ class Measures:
         sharpness: see `Checks.blurred`.
         brightness: 95th percentile, 0 to 255.
         colours: distinct colours among 64x64 pixels.
-        looks: for the search for copies; None where there are none, or they lie elsewhere.
+        looks: packed, for the search for copies; empty where there are none, or they lie elsewhere.
     """
 
     reason: str = ""
@@ -54,14 +54,12 @@ class Measures:
     sharpness: float | None = None
     brightness: float | None = None
     colours: int = 0
-    looks: Looks | None = None
+    looks: bytes = b""
 
     def to_bytes(self) -> bytes:
-        """One line of JSON, then the views as they are."""
+        """One line of JSON, then the looks as they are."""
         values = {k: v for k, v in asdict(self).items() if k != "looks"}
-        extent = self.looks.extent.tolist() if self.looks else []
-        head = json.dumps(values | {"extent": extent}).encode()
-        return head + b"\n" + (self.looks.views.tobytes() if self.looks else b"")
+        return json.dumps(values).encode() + b"\n" + self.looks
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Measures":
@@ -70,10 +68,10 @@ class Measures:
         Raises:
             ValueError: the bytes are damaged.
         """
-        head, _, views = data.partition(b"\n")
+        head, _, looks = data.partition(b"\n")
         values = json.loads(head)
-        extent = np.array(values.pop("extent"), np.float32)
-        looks = Looks.of(views, extent) if len(extent) else None
+        if looks:
+            Looks.unpacked(looks)  # damage is to be found here, not in the midst of a search
         pairs = {key: tuple(values.pop(key)) for key in ("notes", "focus")}
         return cls(**values, **pairs, looks=looks)
 
@@ -111,7 +109,7 @@ def measure(name: str, data: bytes, config: CurationConfig) -> Measures:
         sharpness=_sharpness(image),
         brightness=float(np.percentile(np.asarray(_small(image).convert("L")), 95)),
         colours=len(image.resize((64, 64), Image.Resampling.BOX).getcolors(64 * 64)),
-        looks=looks_of(image),
+        looks=looks_of(image).packed(),
     )
 
 

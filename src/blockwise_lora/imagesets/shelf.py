@@ -5,15 +5,10 @@ import tempfile
 from array import array
 from pathlib import Path
 
-import numpy as np
-
 from blockwise_lora.atomic import WriteError
 from blockwise_lora.imagesets.likeness import Looks
-from blockwise_lora.imagesets.likeness.looks import SIDE
 
 _IN_MEMORY = 16 << 20  # bytes, of 1,200 pictures and more; beyond that they go to a file
-_VIEW = SIDE * SIDE * 3
-_EXTENT = 2 * np.dtype(np.float32).itemsize
 
 
 class Shelf:
@@ -34,22 +29,21 @@ class Shelf:
         self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=self._folder)  # noqa: SIM115
         self._ends = array("q", [0])
 
-    def put(self, looks: Looks | None) -> None:
-        """Add the next picture's looks; None for a file that is no picture.
+    def put(self, looks: bytes) -> None:
+        """Add the next picture's looks, packed; none for a file that is no picture.
 
         Raises:
             WriteError: the disk is full.
         """
-        data = looks.extent.astype(np.float32).tobytes() + looks.views.tobytes() if looks else b""
         try:
             self._file.seek(self._ends[-1])
-            self._file.write(data)
+            self._file.write(looks)
         except OSError as error:
             raise WriteError(
                 f"{self._folder}: pictures cannot be compared there ({error.strerror}); "
                 "14 KB of each are needed"
             ) from error
-        self._ends.append(self._ends[-1] + len(data))
+        self._ends.append(self._ends[-1] + len(looks))
 
     def __getitem__(self, number: int) -> Looks:
         """The looks that were put there as the `number`-th, from 0.
@@ -61,10 +55,7 @@ class Shelf:
         if start == end:
             raise KeyError(number)
         self._file.seek(start)
-        data = self._file.read(end - start)
-        count = len(data) // (_VIEW + _EXTENT)
-        extent = np.frombuffer(data, np.float32, count * 2).reshape(count, 2)
-        return Looks.of(data[count * _EXTENT :], extent)
+        return Looks.unpacked(self._file.read(end - start))
 
     def __enter__(self) -> "Shelf":
         return self

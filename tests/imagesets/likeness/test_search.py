@@ -69,6 +69,17 @@ def test_copies_of_a_photograph_and_of_a_drawing(photo, change):
         assert match.difference <= 35
 
 
+def test_a_mark_that_is_most_of_what_a_plain_sky_shows_leads_nothing_astray():
+    coarse = np.random.default_rng(1).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    clouds = Image.fromarray(coarse).resize((160, 160), Image.Resampling.BICUBIC)
+    sky = Image.blend(Image.new("RGB", clouds.size, (140, 160, 190)), clouds, 0.2)
+    layer = Image.new("L", sky.size, 0)
+    ImageDraw.Draw(layer).text((8, 60), "mine.com", 140, font_size=24)
+    copy = sky.copy()
+    copy.paste((255, 255, 255), (0, 0, *sky.size), layer)
+    assert found(sky, copy).difference > 35 / 2
+
+
 def test_other_pictures_are_no_copies(photo, textured):
     assert found(photo, textured(4, 160, 160)) is None
     assert found(drawn(SMILE), drawn(FROWN)) is None

@@ -27,6 +27,9 @@ _WORST = 8  # places of 48x48 that make up the local difference: half an eye of 
 _CLEAR = 16  # 0 to 255; a difference that one sees
 # No movement is as good as one that leaves so much less of the correlation missing.
 _AS_GOOD, _NEARLY = 1.1, 0.0005
+# Where registration leads astray, two pictures that lie over each other as they are may be one, if
+# they have no more than this part of the local difference. Hard negatives begin above 0.7.
+_UNMOVED = 0.65
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,8 @@ def compare(
     """
     image, template = planes(images), planes(templates)
     transforms = _registered(brightness(image), brightness(template), starts)
-    # Where little is to be seen, registration may wander: without movement the two may be one.
+    # Where little is to be seen, or a mark covers much, registration may wander: without movement
+    # the two may be one.
     certain = _fits(transforms, extents, limits)
     transforms = np.where(certain[:, None, None], transforms, np.eye(2, 3, dtype=np.float32))
     moved, inside = warp(image, transforms)
@@ -163,7 +167,7 @@ def compare(
     moved, target = _as_sharp(tinted(moved, target, seen, untinted), target, seen, side)
     residue = (target - moved) * seen[:, None]
     local = _local(brightness(residue), side)
-    certain |= local <= limits.local / 2
+    certain |= local <= limits.local * _UNMOVED
     return Difference(
         local=local,
         colour=_colour(residue, drawing, side),

@@ -56,10 +56,7 @@ def brightness(colours: np.ndarray) -> np.ndarray:
 
 def luma(views: np.ndarray) -> np.ndarray:
     """(n, side, side, 3) uint8 views to (n, side, side) float32."""
-    red, green, blue = (
-        np.multiply(views[..., channel], LUMA[channel], dtype=np.float32) for channel in range(3)
-    )
-    return red + green + blue
+    return views.astype(np.float32) @ LUMA
 
 
 def describe(views: np.ndarray) -> np.ndarray:

@@ -39,7 +39,9 @@ def warp(images: np.ndarray, transforms: np.ndarray) -> tuple[np.ndarray, np.nda
     inside = ((places > -0.5) & (places < side - 0.5)).all(axis=1)
     np.clip(places, 0, side - 1.001, out=places)
     corner = places.astype(np.int32)
-    right, down = np.moveaxis(places - corner, 1, 0)[:, :, None]
+    # Not `places - corner`: of float32 and int32 NumPy makes float64, and so of all that follows.
+    part = np.subtract(places, corner, dtype=np.float32)
+    right, down = np.moveaxis(part, 1, 0)[:, :, None]
     flat = images.ravel()
     start = (corner[:, 1] * side + corner[:, 0])[:, None]
     start = start + np.arange(n * channels, dtype=np.int32).reshape(n, channels, 1) * side**2

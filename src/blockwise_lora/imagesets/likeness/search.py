@@ -115,10 +115,17 @@ class _Side:
         return Tangents.of(self.luma)
 
 
+one_thread = threadpool_limits.wrap(limits=1, user_api="blas")
+"""Decorates a function that searches. The matrices are small, and two threads would wait for each
+other. It is not for `add` alone: where the limit ends, threads start that spin for some
+milliseconds, on cores that the decoding processes need."""
+
+
 class Search:
     """Pictures that are kept so far; each new one is compared with them alone.
 
     Only vectors are held in memory; the pixels of the few pictures that are compared are asked for.
+    Whoever loops over `add` limits BLAS to one thread, with `one_thread`.
     """
 
     def __init__(self, limits: Limits, looks_of: Callable[[int], Looks], *, mirrored: bool = False):
@@ -132,9 +139,6 @@ class Search:
         self._limits, self._looks_of, self._mirrored = limits, looks_of, mirrored
         self._kept: list[_Vectors] = []
 
-    # The matrices are small: two threads of BLAS would wait for each other, and for the processes
-    # that decode. With one the search takes a fifth less time.
-    @threadpool_limits.wrap(limits=1, user_api="blas")
     def add(self, keys: Sequence[int]) -> dict[int, Match]:
         """Compare pictures with those that are kept and with each other; keep the new ones.
 
