@@ -67,17 +67,39 @@ def parameters(blocks: str) -> dict:
         "variants": {"lora": {"character": spec, "style": spec}},
         "training": {},
         "seed": 0,
+        "base_model": {"source": str(CONF.parent / "data" / "06_models" / "base")},
     }
 
 
-def test_masks_are_checked_before_anything_runs(tmp_path):
+@pytest.mark.parametrize(
+    ("blocks", "told"),
+    [
+        ("all+inn0:0", r"character: mask 'all\+inn0:0', position 5"),
+        ("out9", r"character.blocks: mask 'out9': this model has no block out9.* It has base, in0"),
+        ("all+all:0", r"character.blocks: .*every block"),
+    ],
+)
+def test_masks_are_checked_before_anything_runs(tmp_path, monkeypatch, blocks, told):
+    monkeypatch.setattr("safetensors.torch.load_file", None)  # no weights are wanted
     hook = ParameterHooks()
-    hook.after_context_created(context(tmp_path, parameters("all+inn0:0"), variant="lora"))
-    with pytest.raises(UserError, match=r"character: mask 'all\+inn0:0', position 5"):
+    hook.after_context_created(context(tmp_path, parameters(blocks), variant="lora"))
+    with pytest.raises(UserError, match=told):
         hook.before_pipeline_run(training())
     hook.before_pipeline_run(Pipeline([node(lambda: 1, None, "samples", name="other")]))
+
+
+def test_masks_that_the_model_has_pass(tmp_path):
+    hook = ParameterHooks()
     hook.after_context_created(context(tmp_path, parameters("NOT in0"), variant="lora"))
     hook.before_pipeline_run(training())
+
+
+def test_a_base_model_that_is_not_there_is_told_before_anything_runs(tmp_path):
+    hook = ParameterHooks()
+    values = parameters("all") | {"base_model": {"source": str(tmp_path / "sd.safetensors")}}
+    hook.after_context_created(context(tmp_path, values, variant="lora"))
+    with pytest.raises(UserError, match=r"sd\.safetensors: no such file"):
+        hook.before_pipeline_run(training())
 
 
 def started(tmp_path: Path, pipeline: Pipeline, **tracking) -> TrackingHooks:

@@ -1,20 +1,25 @@
 """What happens around the nodes: parameters are checked before, results are recorded after."""
 
+from __future__ import annotations
+
 import difflib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kedro.config import OmegaConfigLoader
 from kedro.framework.hooks import hook_impl
 
 from blockwise_lora.errors import UserError
 from blockwise_lora.parameters import typed
-from blockwise_lora.pipelines.training.recipes import CONCEPTS, resolve
+from blockwise_lora.pipelines.training.recipes import CONCEPTS, check_masks, resolve
 from blockwise_lora.recording import RECORDED, Recorder, set_live
 from blockwise_lora.tracking import Tracker, TrackingConfig, invocation_name
+
+if TYPE_CHECKING:
+    from blockwise_lora.blocks import BlockMap
 
 logger = logging.getLogger(__name__)
 
@@ -37,19 +42,32 @@ class ParameterHooks:
         self._parameters = context.params
         check_variant(self._parameters, given, loader["globals"])
 
-    @hook_impl
+    @hook_impl(tryfirst=True)  # what is refused leaves no record
     def before_pipeline_run(self, pipeline: Any) -> None:
         """Check masks and methods before curation begins, where the run is to train.
 
+        The base model is known by its configurations; its weights are not touched.
+
         Raises:
-            UserError: as `resolve`.
+            UserError: as `resolve` and `check_masks`, or there is no such base model.
         """
         if not any(name.endswith(".adapter") for name in pipeline.all_outputs()):
             return
         names = ("variant", "variants", "training", "seed")
-        for concept in CONCEPTS:
-            groups = {name: self._parameters[name] for name in names}
-            resolve(concept, concept=self._parameters[concept], **groups)
+        groups = {name: self._parameters[name] for name in names}
+        recipes = {
+            concept: resolve(concept, concept=self._parameters[concept], **groups)
+            for concept in CONCEPTS
+        }
+        check_masks(_blocks(self._parameters["base_model"]), recipes)
+
+
+def _blocks(base_model: Mapping[str, Any]) -> BlockMap:
+    from blockwise_lora.diffusion.base import BaseModelConfig
+    from blockwise_lora.diffusion.skeleton import skeleton
+
+    config = typed(BaseModelConfig, base_model, "base_model")
+    return skeleton(config.config or config.source).blocks
 
 
 def check_overrides(given: dict[str, Any], parameters: dict[str, Any]) -> None:
@@ -123,7 +141,7 @@ def _never_fatal(method: Callable[..., None]) -> Callable[..., None]:
     """A failure to record costs a warning and the rest of the record, never the run."""
 
     @wraps(method)
-    def guarded(self: "TrackingHooks", *args: Any, **kwargs: Any) -> None:
+    def guarded(self: TrackingHooks, *args: Any, **kwargs: Any) -> None:
         try:
             method(self, *args, **kwargs)
         except Exception as error:

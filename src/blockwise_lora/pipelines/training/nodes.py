@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from blockwise_lora.pipelines.training.recipes import CONCEPTS, Recipe, resolve
+from blockwise_lora.pipelines.training.recipes import CONCEPTS, Recipe, check_masks, resolve
 from blockwise_lora.pipelines.training.watching import watching
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def train_adapter(
     from blockwise_lora.diffusion.trainer import train
 
     base = load_from_parameters(base_model, device)
-    _check_masks(base, recipes)
+    check_masks(base.blocks, recipes)
     recipe = recipes[name]
     _describe(base, name, recipe)
     trained = train(
@@ -104,18 +104,6 @@ def loss_curve(
     for name in dict.fromkeys(name for values in looks.values() for name in values):
         frame[name] = frame["step"].map({step: values[name] for step, values in looks.items()})
     return frame
-
-
-def _check_masks(base: BaseModel, recipes: Mapping[str, Recipe]) -> None:
-    from blockwise_lora.adapters import Plan
-    from blockwise_lora.errors import UserError
-
-    blocks = base.blocks
-    for name, recipe in recipes.items():
-        try:
-            Plan.of(blocks, recipe.spec)
-        except UserError as error:
-            raise type(error)(f"{name}.blocks: {error}") from error
 
 
 def _describe(base: BaseModel, name: str, recipe: Recipe) -> None:

@@ -17,6 +17,7 @@ from blockwise_lora.parameters import ParameterError, typed
 
 if TYPE_CHECKING:
     from blockwise_lora.adapters import AdapterSpec
+    from blockwise_lora.blocks import BlockMap
     from blockwise_lora.diffusion.config import TrainingConfig
     from blockwise_lora.diffusion.prompts import Concept
 
@@ -84,6 +85,26 @@ def resolve(
         config=typed(TrainingConfig, config, "training"),
         concept=known,
     )
+
+
+def check_masks(blocks: BlockMap, recipes: Mapping[str, Recipe]) -> None:
+    """Check that a model has the blocks that are to be trained.
+
+    Args:
+        blocks: the model's.
+        recipes: by the name of their concept.
+
+    Raises:
+        UserError: naming the concept, the mask, and the model's blocks.
+    """
+    from blockwise_lora.adapters import Plan
+    from blockwise_lora.errors import UserError
+
+    for name, recipe in recipes.items():
+        try:
+            Plan.of(blocks, recipe.spec)
+        except UserError as error:
+            raise type(error)(f"{name}.blocks: {error}") from error
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
