@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,9 +26,10 @@ def kedro_forks() -> "Iterator[KedroForks]":
     """Runs `kedro` commands without waiting for their imports."""
     from kedro_forks import KedroForks
 
-    forks = KedroForks()
-    yield forks
-    forks.close()
+    with tempfile.TemporaryDirectory() as folder:
+        forks = KedroForks(Path(folder))
+        yield forks
+        forks.close()
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from PIL import Image
 from blockwise_lora.adapters import read_adapter
 from blockwise_lora.pipelines.training.recipes import resolve
 from blockwise_lora.tracking import Tracker
+from kedro_forks import KedroForks
 
 ROOT = Path(__file__).parents[1]
 COPIED = ("conf", "data/01_raw", "data/06_models/base", "data/06_models/judges", "notebooks", "src")
@@ -43,12 +44,21 @@ def variables() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"} | own
 
 
-def run(project: Path, *command: str) -> str:
-    """Run a command of the environment in the project; returns all that it printed."""
+def run(project: Path, *command: str, programs: Path | None = None) -> str:
+    """Run a command of the environment in the project; returns all that it printed.
+
+    Args:
+        project: where.
+        command: such as "dvc", "repro".
+        programs: a folder of programs that it finds first.
+    """
+    own = variables()
+    if programs:
+        own["PATH"] = f"{programs}{os.pathsep}{own['PATH']}"
     done = subprocess.run(
         command,
         cwd=project,
-        env=variables(),
+        env=own,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
@@ -71,7 +81,7 @@ def kedro(project, kedro_forks) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(tmp_path_factory: pytest.TempPathFactory, kedro_forks: KedroForks) -> Path:
     """A copy of the project in which the default job has run."""
     copy = tmp_path_factory.mktemp("clone") / "project"
     leave = shutil.ignore_patterns("__pycache__", "*.egg-info", ".gitignore")
@@ -85,7 +95,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = variants.read_text()
     variants.write_text(text.replace("[lora, locon, blockwise]", "[lora, blockwise]"))
     run(copy, "dvc", "init", "--no-scm", "--quiet")
-    run(copy, "dvc", "repro", "evaluate")
+    run(copy, "dvc", "repro", "evaluate", programs=kedro_forks.programs)
     return copy
 
 
@@ -251,10 +261,10 @@ def test_a_search_ends_with_a_pair_that_can_be_run(project, kedro):
     assert f"character.blocks={told['recommended']['character']}" in page
 
 
-def test_an_adapter_trained_by_hand_outlives_the_next_run(project, kedro):
+def test_an_adapter_trained_by_hand_outlives_the_next_run(project, kedro, kedro_forks):
     kedro("run", "--pipelines", "training", "--params", "variant=lora,character.rank=2")
     made = (project / "data/06_models/lora/character/adapter.safetensors").read_bytes()
-    run(project, "dvc", "repro", "train@lora")
+    run(project, "dvc", "repro", "train@lora", programs=kedro_forks.programs)
     assert read_adapter(project / "data/06_models/lora/character").spec.rank == 8
     kept = (project / "data/06_models/.archive").glob("lora-character-*/adapter.safetensors")
     assert made in [file.read_bytes() for file in kept]
