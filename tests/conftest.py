@@ -1,5 +1,7 @@
 """Fixtures that several packages' tests share."""
 
+import atexit
+import gc
 import json
 import os
 import tempfile
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 # On tensors this small, threads cost more in waiting for each other than they save, above all
 # where several tests run at once. It has to be said before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+atexit.register(gc.freeze)  # as `processes.lean`
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,8 @@ ARROWS = {
 }
 EVERYWHERE = {"errors", "parameters", "atomic", "lettering"}
 ABOVE = {"kedro", "kedro_datasets", "kedro_viz", "mlflow", "dvc", "click"}
-UPPER = {"cli", "commands", "datasets", "hooks", "pipeline_registry", "pipelines", "settings"}
+UPPER = {"cli", "commands", "datasets", "hooks", "pipeline_registry", "pipelines", "processes"}
+UPPER |= {"settings"}
 HEAVY = {"torch", "torchvision", "diffusers", "transformers", "peft", "open_clip", "timm", "mlflow"}
 
 

@@ -6,9 +6,12 @@ imported, which would cost a second and write its own lines among theirs.
 
 import sys
 
+from blockwise_lora.processes import lean
+
 
 def main() -> None:
     """Run one command."""
+    lean()
     if sys.argv[1:2] == ["adapter"]:
         from blockwise_lora.commands.adapter import adapter
 

@@ -1,13 +1,9 @@
 """Kedro's settings for this project."""
 
-import sys
-
 from blockwise_lora.hooks import ParameterHooks, TrackingHooks
+from blockwise_lora.processes import lean
 
-# PEFT and diffusers import bitsandbytes wherever it is installed, and with it PyTorch's compiler: a
-# fifth of every start, for 4-bit layers that nothing here has. Its optimiser is found all the same
-# (diffusion/optimizers.py).
-sys.modules.setdefault("bitsandbytes", None)
+lean()
 
 HOOKS = (ParameterHooks(), TrackingHooks())
 

@@ -1,4 +1,3 @@
-import subprocess
 import sys
 
 import pytest
@@ -96,22 +95,6 @@ def test_eight_bits_are_a_quarter_of_the_memory():
         slots = optimizer.state[parameters[0]].values()
         sizes[name] = sum(t.nbytes for t in slots if isinstance(t, torch.Tensor))
     assert sizes["adamw8bit"] < 0.3 * sizes["adamw"]
-
-
-def test_bitsandbytes_is_hidden_from_all_but_its_optimiser():
-    """A Kedro process would import it, and PyTorch's compiler with it, for nothing."""
-    code = """
-import sys, torch
-import blockwise_lora.settings, blockwise_lora.diffusion.trainer
-from blockwise_lora.diffusion.config import OptimizerConfig
-from blockwise_lora.diffusion.optimizers import Group, make_optimizer
-assert sys.modules["bitsandbytes"] is None
-assert "torch._inductor.compile_fx" not in sys.modules
-weights = torch.nn.Parameter(torch.ones(8, 8))
-make_optimizer([Group((weights,))], OptimizerConfig("adamw8bit"))
-assert sys.modules["bitsandbytes"] is not None
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_adafactor_keeps_rows_and_columns_only():

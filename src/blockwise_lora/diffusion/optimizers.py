@@ -167,7 +167,7 @@ def _number(value: float) -> Tensor:
 
 def _extra(package: str) -> Any:
     if package == "bitsandbytes" and sys.modules.get(package, package) is None:
-        del sys.modules[package]  # hidden from the others who would import it, by settings.py
+        del sys.modules[package]  # hidden from the others who would import it, by processes.py
     try:
         return __import__(package)
     except ImportError as error:
