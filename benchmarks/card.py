@@ -39,10 +39,12 @@ SWITCHES: dict[str, dict[str, bool]] = {
     "gradient_checkpointing": {"gradient_checkpointing": True},
     "offload": {"offload": True},
     "deterministic": {"deterministic": True},
+    "cuda_graphs": {"cuda_graphs": True},
 }
 COMPILED: dict[str, dict[str, bool]] = {
     "as it is": {},
     "compile": {"compile": True},
+    "compile, cuda_graphs": {"compile": True, "cuda_graphs": True},
 }
 
 
@@ -60,6 +62,24 @@ def prices(subject: Subject, switched: dict[str, dict[str, bool]], steps: int) -
         row = {"switch": name, "ms": ms, "peak_gib": peak, "most_gib": most}
         rows.append(row | {"whole_s": round(time.perf_counter() - began, 1)})
         print(rows[-1], flush=True)
+    return rows
+
+
+def launches(subject: Subject, plan: Sequence[tuple[int, int]], steps: int) -> list[dict]:
+    """What recording the steps gains: adapters in a pass and batch size of each, in turn."""
+    rows = []
+    for adapters, batch in plan:
+        row: dict = {"adapters": adapters, "batch": batch}
+        for name, recorded in (("plain", False), ("recorded", True)):
+            config = configured(steps, batch, cuda_graphs=recorded)
+            specs = [AdapterSpec(rank=16)] * adapters
+            try:
+                row[f"{name}_ms"], row[f"{name}_gib"], _ = subject.cost(config, specs)
+            except Exception as error:
+                traceback.print_exc()
+                row["error"] = str(error).splitlines()[0]
+        rows.append(row)
+        print(row, flush=True)
     return rows
 
 
@@ -83,6 +103,7 @@ CHECKPOINTED, SAVING = (
     {"gradient_checkpointing": True},
     {"gradient_checkpointing": True, "offload": True},
 )
+LAUNCHES = [(1, 1), (1, 2), (1, 4), (1, 8), (8, 1), (8, 4)]
 SD15_PLAN = [
     ("lora", 1, {"offload": True}),
     ("lora", 2, {"offload": True}),
@@ -114,6 +135,9 @@ def page(result: dict) -> str:
     for part, name in (("switches", "Switches"), ("compile", "Compiled")):
         if part in result:
             lines += ["", f"## {name}: {title}", "", *_prices(result[part])]
+    if "graphs" in result:
+        lines += ["", "## Recorded steps: SD 1.5, 512 px, LoRA of rank 16, bfloat16", ""]
+        lines += _launches(result["graphs"])
     for title, rows in result.get("memory", {}).items():
         lines += ["", f"## Memory: {title}, rank 16, bfloat16", "", *_memory(rows)]
     if "sampling_s" in result:
@@ -138,6 +162,22 @@ def _prices(rows: Sequence[dict]) -> list[str]:
     return lines
 
 
+def _launches(rows: Sequence[dict]) -> list[str]:
+    lines = [
+        "| adapters | batch | ms a step | recorded | gain | GiB in a step | recorded |",
+        "|---" * 7 + "|",
+    ]
+    for row in rows:
+        if "error" in row:
+            cells = f"{row['error']} | | | |"
+        else:
+            plain, recorded = row["plain_ms"], row["recorded_ms"]
+            cells = f"{plain:.0f} | {recorded:.0f} | {plain / recorded:.2f}x"
+            cells += f" | {row['plain_gib']:.1f} | {row['recorded_gib']:.1f}"
+        lines.append(f"| {row['adapters']} | {row['batch']} | {cells} |")
+    return lines
+
+
 def _memory(rows: Sequence[dict]) -> list[str]:
     lines = ["| method | batch | switches | GiB in a step | with the start, GiB | ms a step |"]
     lines.append("|---" * 6 + "|")
@@ -153,7 +193,8 @@ def _memory(rows: Sequence[dict]) -> list[str]:
 def main() -> None:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--parts", default="checks,sd15,sdxl,compile", help="which of these")
+    parser.add_argument("--parts", default="checks,graphs,sd15,sdxl,compile", help="which of these")
+    parser.add_argument("--checks", default="", help="names of those to make; all if empty")
     parser.add_argument("--steps", type=int, default=10, help="of a timed training")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder to write to")
     options = parser.parse_args()
@@ -175,9 +216,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         if "checks" in parts:
-            keep("checks", Checks(folder).run())
-        if "sd15" in parts or "compile" in parts:
+            keep("checks", Checks(folder).run(options.checks.split(",") if options.checks else ()))
+        if {"graphs", "sd15", "compile"} & set(parts):
             subject = Subject(random_sd15("cuda", "bfloat16"), write_pictures(folder / "512", 512))
+            if "graphs" in parts:
+                keep("graphs", launches(subject, LAUNCHES, options.steps))
             if "sd15" in parts:
                 found = {"SD 1.5, 512 px": memory(subject, SD15_PLAN)}
                 keep("memory", result.get("memory", {}) | found)

@@ -12,7 +12,7 @@ from torch import Tensor
 from blockwise_lora.diffusion.base import BaseModel
 from blockwise_lora.diffusion.caches import CachedSet, Shelf
 from blockwise_lora.diffusion.config import TrainingConfig
-from blockwise_lora.diffusion.draws import Draw, choose, draw, shelf_of
+from blockwise_lora.diffusion.draws import Draw, choose, draw, sent, shelf_of
 from blockwise_lora.diffusion.objective import (
     add_noise,
     loss_per_picture,
@@ -86,6 +86,17 @@ class Batch:
         return tuple(self.noisy.shape)
 
     @property
+    def kind(self) -> tuple:
+        """Equal for batches that differ in the numbers alone that their tensors hold."""
+        return self.huber_delta, *((tuple(t.shape), t.dtype) for t in self.tensors())
+
+    def tensors(self) -> list[Tensor]:
+        """All that it holds, in one order."""
+        text = self.text.ids if isinstance(self.text, TokenIds) else self.text.tensors()
+        inputs = [self.noisy, self.timesteps, *text, self.frames, self.wanted, self.weight]
+        return inputs if self.mask is None else [*inputs, self.mask]
+
+    @property
     def learns_text(self) -> bool:
         """Whether the captions mean something else to each adapter."""
         return isinstance(self.text, TokenIds)
@@ -133,7 +144,7 @@ def _part(
     """
     kind = base.prediction_type
     schedule = base.scheduler.alphas_cumprod
-    a_t = schedule[draws.timesteps].to(base.device, torch.float32, non_blocking=True)
+    a_t = sent(schedule[draws.timesteps].float(), base.device)
     draws = draws.to(base.device)
     entry = choose(shelf.entry, draws.rows, draws.view)
     latents = shelf.mean[entry] + shelf.std[entry] * draws.latent_noise

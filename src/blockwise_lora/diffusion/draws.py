@@ -43,8 +43,15 @@ class Draw:
 
     def to(self, device: torch.device) -> Draw:
         """The same on another device."""
-        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)}
-        return Draw(**moved)
+        return Draw(**{f.name: sent(getattr(self, f.name), device) for f in fields(self)})
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on the model's device, without a wait for the device."""
+    # From ordinary memory a card is sent nothing before it has done all that it was told.
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def generator_for(seed: int, *purpose: object) -> torch.Generator:

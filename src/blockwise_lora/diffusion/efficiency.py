@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from blockwise_lora.diffusion.base import BaseModel
 from blockwise_lora.diffusion.compiling import compiled
@@ -31,7 +33,7 @@ def efficient(base: BaseModel, configs: Sequence[EfficiencyConfig]) -> Iterator[
 
     with ExitStack() as stack:
         if asked("gradient_checkpointing"):
-            base.unet.enable_gradient_checkpointing()
+            base.unet.enable_gradient_checkpointing(_computed_again)
             stack.callback(base.unet.disable_gradient_checkpointing)
             for encoder in base.text_encoders:
                 stack.enter_context(_checkpointed(encoder))
@@ -79,6 +81,12 @@ def _moved(
     finally:
         for part in parts:
             part.to(back)
+
+
+def _computed_again(block: nn.Module, *args: Any) -> Any:
+    # Nothing in a block is random: a generator's state, which is kept by default, cannot be read
+    # while a CUDA graph is recorded.
+    return checkpoint(block.__call__, *args, use_reentrant=False, preserve_rng_state=False)
 
 
 @contextmanager

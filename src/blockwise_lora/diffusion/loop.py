@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from blockwise_lora.diffusion.batches import Batch, predict
 from blockwise_lora.diffusion.caches import CachedSet
 from blockwise_lora.diffusion.checkpoints import Checkpoints, State
 from blockwise_lora.diffusion.efficiency import onloaded
+from blockwise_lora.diffusion.graphs import Recordings, recordable
 from blockwise_lora.diffusion.learner import Learner
 from blockwise_lora.diffusion.looks import ALONE, Watcher, Watching
 from blockwise_lora.diffusion.progress import progress
@@ -64,6 +66,7 @@ class Loop:
         checkpoint_dir: where states are saved to go on from; None: nowhere.
         watching: says what is kept with a state, and is told when one is found.
         offload: whether text encoders and VAE have to be brought back for a look.
+        record: whether passes become CUDA graphs, on devices that have them.
     """
 
     def __init__(
@@ -74,8 +77,10 @@ class Loop:
         checkpoint_dir: Path | None = None,
         watching: Watching = ALONE,
         offload: bool = False,
+        record: bool = False,
     ) -> None:
         self.watching, self.offload = watching, offload
+        self._recordings = Recordings() if record and recordable(base.device) else None
         self.base, self.members, self.adapters = base, list(members), adapters
         keys = [member.key for member in members]
         self._checkpoints = Checkpoints(checkpoint_dir, keys) if checkpoint_dir else None
@@ -110,15 +115,15 @@ class Loop:
                     self._save()
                 if on_step:
                     on_step(max(x.step for x in learners))
+        self._recordings = None  # and with it their memory
         for member in self.members:
             member.learner.finish()
             member.watcher.keep_best()
         self.adapters.write_back()
 
-    def forget(self, key: str) -> None:
-        """Delete the saved states of one member."""
-        if self._checkpoints:
-            self._checkpoints.remove([key])
+    def forgetting(self, key: str) -> Callable[[], None]:
+        """What deletes the saved states of one member; it does not keep the loop alive."""
+        return partial(self._checkpoints.remove, [key]) if self._checkpoints else lambda: None
 
     def step(self, active: Sequence[Member]) -> None:
         """One step of each member."""
@@ -170,10 +175,20 @@ class Loop:
             distinct, sources = list(batches), [*range(len(batches))]
         else:
             sources = [distinct.index(batch) for batch in batches]
+        compute = partial(self._forward_and_back, members, sources)
+        if self._recordings is None or batches[0].learns_text:
+            return compute(distinct)
+        key = tuple(m.learner.name for m in members), tuple(sources)
+        gradients = [p.grad for m in members for p in m.learner.parameters]
+        return self._recordings.run(key, distinct, gradients, compute)
+
+    def _forward_and_back(
+        self, members: Sequence[Member], sources: Sequence[int], batches: Sequence[Batch]
+    ) -> list[Tensor]:
         names, rows = [m.learner.name for m in members], batches[0].shape[0]
         with self.adapters.acting(names, sources, rows):
-            answers = predict(self.base, distinct).split(rows)
-            losses = [b.loss(answer) for b, answer in zip(batches, answers, strict=True)]
+            answers = predict(self.base, batches).split(rows)
+            losses = [batches[i].loss(answer) for i, answer in zip(sources, answers, strict=True)]
             # Each adapter's weights meet its own loss alone, so the sum gives each its gradient.
             shares = [
                 member.learner.scaled(loss / member.learner.config.accumulation)

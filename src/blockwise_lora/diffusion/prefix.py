@@ -151,8 +151,9 @@ class SharedPrefix:
         # No adapter acts in a stream: a gradient has nothing to reach there. (The text may have
         # one, where its encoder learns: there everything has a stream of its own.)
         streams = slices[len(own) :].detach()
-        new = list(self._sources[len(own) : len(there)])
-        parts = [slices[: len(own)], streams[new], streams[: len(after) - len(there)]]
+        # One by one: a list of places would have to be sent to the device first.
+        new = [streams[i : i + 1] for i in self._sources[len(own) : len(there)]]
+        parts = [slices[: len(own)], *new, streams[: len(after) - len(there)]]
         return torch.cat([part for part in parts if len(part)]).flatten(0, 1)
 
 

@@ -29,6 +29,10 @@ class Text:
         """Where it lies."""
         return self.tokens.device
 
+    def tensors(self) -> list[Tensor]:
+        """Both, or the one that there is."""
+        return [self.tokens] if self.pooled is None else [self.tokens, self.pooled]
+
     def __getitem__(self, rows: Tensor | slice | Sequence[int]) -> Text:
         return Text(self.tokens[rows], None if self.pooled is None else self.pooled[rows])
 

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from blockwise_lora.adapters.attach import Attached
@@ -153,7 +152,8 @@ def train_many(
             began = time.monotonic()
             offload = any(job.config.efficiency.offload for job in jobs)
             with offloaded(base, offload, not any(m.learns_text for m in members)):
-                loop = Loop(base, members, adapters, checkpoint_dir, watching, offload)
+                record = any(job.config.efficiency.cuda_graphs for job in jobs)
+                loop = Loop(base, members, adapters, checkpoint_dir, watching, offload, record)
                 loop.run(on_step)
             seconds = time.monotonic() - began
     except BaseException:
@@ -165,7 +165,7 @@ def train_many(
             unload(base, member.learner.name)
     base.vocabulary.act([jobs[-1].name])
     outcomes = [
-        _outcome(base, job, attached, member, seconds, partial(loop.forget, member.key))
+        _outcome(base, job, attached, member, seconds, loop.forgetting(member.key))
         for job, attached, member in zip(jobs, done, members, strict=True)
     ]
     for outcome in outcomes:
