@@ -54,9 +54,6 @@ class Recordings:
         self._known: dict[Hashable, _Recording] = {}
         self._pool = pool()
 
-    def __len__(self) -> int:
-        return len(self._known)
-
     def run(
         self,
         key: Hashable,
