@@ -112,7 +112,7 @@ def _marked(
     scores = np.round(marks.score, 2)
     warnings = [
         f"the judge cannot tell {kind} in these pictures ({area:.2f} of 1), or many carry it: "
-        "none is looked for"
+        f"{kind} is not looked for"
         for kind, area in marks.unsure.items()
     ]
     found = [
