@@ -218,11 +218,11 @@ def test_rows_that_do_not_fit(plain_set, row, match):
         ImageSet.read(plain_set)
 
 
-def kohya(folder):
+def kohya(folder, ending):
     """What kohya's trainer makes of a folder: captions, by its rules, each so often.
 
     Sub-folders are named NUMBER_NAME, pictures have one of its endings, and the caption is the
-    .txt of the same name.
+    file of the same name with the ending that `--caption_extension` says.
     """
     seen = []
     for place in sorted(p for p in folder.iterdir() if p.is_dir()):
@@ -230,7 +230,7 @@ def kohya(folder):
         if number.isdigit():
             for file in sorted(place.iterdir()):
                 if file.suffix in (".png", ".jpg", ".jpeg", ".webp", ".bmp"):
-                    seen += [file.with_suffix(".txt").read_text("utf-8").strip()] * int(number)
+                    seen += [file.with_suffix(ending).read_text("utf-8").strip()] * int(number)
     return seen
 
 
@@ -239,7 +239,8 @@ def test_kohyas_trainer_reads_the_folder_as_it_is(rich_set, tmp_path):
     written = write_imagefolder(tmp_path / "set", images)
     assert [p.file_name for p in written] == ["2_zkc cat face/0.png", "6_zkc cat face/1.png"]
     grin, summer = rich_set.captions
-    assert kohya(tmp_path / "set") == [grin] * 2 + [summer] * 6
+    for ending in (".caption", ".txt"):  # its default, and what is usual
+        assert kohya(tmp_path / "set", ending) == [grin] * 2 + [summer] * 6
     # A text that somebody put there is not ours.
     (tmp_path / "set" / "2_zkc cat face" / "notes.txt").write_text("mine")
     with pytest.raises(ImageSetError, match=r"notes\.txt; move them away"):

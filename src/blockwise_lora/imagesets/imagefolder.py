@@ -1,8 +1,8 @@
 """Image sets on disk: PNG files and `metadata.jsonl`, which `datasets.load_dataset` reads, too.
 
 A picture's mask lies in `masks/` under the picture's own name. Pictures in folders that are named
-as kohya's trainer has them, `10_name`, get their caption as a .txt beside them, where it looks for
-it: one folder serves diffusers' scripts, `datasets` and kohya's trainer.
+as kohya's trainer has them, `10_name`, get their caption beside them, where it looks for it: one
+folder serves diffusers' scripts, `datasets` and kohya's trainer.
 """
 
 import io
@@ -26,6 +26,8 @@ from blockwise_lora.imagesets.images import ImageSet, Mask, Picture, pixel_hash
 from blockwise_lora.imagesets.metadata import MetadataRow, inside, read_metadata
 
 MASKS = "masks"
+# Its scripts look for the first unless they are told otherwise; most people tell them the other.
+KOHYA_CAPTIONS = (".caption", ".txt")
 # What Finder and Windows' Explorer leave in every folder that they show.
 LITTER = (".ds_store", "thumbs.db", "desktop.ini")
 
@@ -35,7 +37,8 @@ class OutputConfig:
     """The parameter group `output`.
 
     Attributes:
-        layout: `flat`, or `kohya`: folders such as `10_zkc cat face`, each picture with a .txt.
+        layout: `flat`, or `kohya`: folders such as `10_zkc cat face`, each picture with its
+            caption beside it.
         repeats: the number in these folders' names, of a picture that counts once.
 
     Raises:
@@ -147,7 +150,8 @@ def _write_pictures(pictures: Sequence[Picture], old: Path, new: Path) -> int:
             image = _known(old / name, "RGB", picture.sha256) or picture.open()
             _write(new / name, png_bytes(image))
             if _in_kohya_folder(name):
-                _write((new / name).with_suffix(".txt"), f"{picture.caption}\n".encode())
+                for suffix in KOHYA_CAPTIONS:
+                    _write((new / name).with_suffix(suffix), f"{picture.caption}\n".encode())
             if picture.mask:
                 known = _known(old / MASKS / name, "L", picture.mask.sha256)
                 _write(new / MASKS / name, png_bytes(known or picture.open_mask()))
@@ -277,7 +281,8 @@ def _ours(folder: Path, found: set[str]) -> set[str]:
         if row.values.get("mask_sha256"):
             ours.add(str(row.values.get("mask_file_name")))
         if _in_kohya_folder(row.file_name):
-            ours.add(PurePosixPath(row.file_name).with_suffix(".txt").as_posix())
+            path = PurePosixPath(row.file_name)
+            ours |= {path.with_suffix(suffix).as_posix() for suffix in KOHYA_CAPTIONS}
     return ours | {CARD} if is_card(folder / CARD) else ours
 
 
