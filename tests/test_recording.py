@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -61,6 +62,20 @@ def test_looks_are_recorded_when_they_are_taken(recorder):
     assert [a.path for a in client.list_artifacts(run, "looks/style")] == [
         "looks/style/000020-00.png"
     ]
+
+
+def test_what_a_curation_counted_can_be_compared(recorder, tmp_path):
+    file = tmp_path / "curation_report.json"
+    file.write_text("{}")
+    recorder._catalog["character.curation_report"] = SimpleNamespace(_filepath=file)
+    report = {"in": 3, "kept": 2, "reasons": {"near-duplicate": 1}, "folder": "cats"}
+    recorder.record("character.curation_report", report)
+    parent = recorder._tracker.client.get_run(recorder._tracker.parent)
+    assert parent.data.metrics == {
+        "curation.character.in": 3,
+        "curation.character.kept": 2,
+        "curation.character.reasons.near-duplicate": 1,
+    }
 
 
 def test_a_resumed_training_goes_on_with_its_run(recorder, tmp_path):

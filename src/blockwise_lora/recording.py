@@ -84,6 +84,9 @@ class Recorder:
             self._tracker.log_path(self._run, path, "samples")
         elif kind in CURATION_FIGURES and path:
             self._tracker.log_path(self._tracker.parent, path, f"curation/{concept}")
+            if kind == "curation_report":
+                counts = _numbers({f"curation.{concept}": data})
+                self._tracker.log_scores(self._tracker.parent, counts)
         elif kind == "evaluation":
             self._record_scores(data)
         elif kind in SWEEP_RECORDS:
