@@ -55,6 +55,17 @@ def spec_of(row: str, blocks: str = "mid") -> AdapterSpec:
     return typed(AdapterSpec, values | ({"alpha": 6} if scaled else {}), "row")
 
 
+@every
+def test_acting_draws_nothing(make_unet, output, trained, row, monkeypatch):
+    """The lowest number that PEFT may draw for its dropout would leave a layer out."""
+    unet = make_unet()
+    trained(unet, spec_of(row), "a")
+    before, answer = torch.get_rng_state(), output(unet)
+    assert torch.equal(torch.get_rng_state(), before)
+    monkeypatch.setattr(torch, "rand", lambda *size, **_: torch.zeros(*size))
+    assert torch.equal(output(unet), answer)
+
+
 def kind(module: nn.Module) -> str:
     return (
         "Linear"

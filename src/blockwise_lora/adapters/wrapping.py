@@ -79,6 +79,9 @@ def wrap(layer: nn.Module, name: str, update: Update) -> nn.Module:
         else:
             level.update_layer(name, **sizes)
     _fill(level, name, update)
+    # In training mode PEFT draws a number at each call of LoHa and LoKr, even without dropout: from
+    # the global random state, and once in 16 million times it would leave the layer out.
+    level.eval()
     return layer
 
 
