@@ -14,6 +14,7 @@ import pytest
 # Heavy imports wait for the fixtures that need them, so that tests without a model start at once.
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
+    from fsspec import AbstractFileSystem
 
     from blockwise_lora.diffusion.base import BaseModel
     from kedro_forks import KedroForks
@@ -115,3 +116,31 @@ def loaded_tiny_base(tiny_base_folder: Path) -> "BaseModel":
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The default job takes longest: begun last, it would keep one worker long after the others."""
     items.sort(key=lambda item: "test_default_job" not in item.nodeid)
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """A server of S3's protocol on this machine."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> "Iterator[AbstractFileSystem]":
+    """An empty bucket of the name `bucket`, which addresses s3://bucket/... lead to."""
+    import fsspec
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    s3 = fsspec.filesystem("s3", skip_instance_cache=True)
+    s3.mkdir("bucket")
+    yield s3
+    s3.rm("bucket", recursive=True)
+    type(s3).clear_instance_cache()

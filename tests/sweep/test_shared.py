@@ -1,4 +1,4 @@
-"""Adapters that several machines share: here two banks and a store in memory or on disk."""
+"""Adapters that several machines share: here two banks and a store in memory, on disk or on S3."""
 
 import io
 import logging
@@ -15,8 +15,11 @@ from blockwise_lora.sweep.training import train_missing
 MASKS = ("mid", "out3")
 
 
-@pytest.fixture(params=["memory", "file"])
+@pytest.fixture(params=["memory", "file", "s3"])
 def shared(request, tmp_path):
+    if request.param == "s3":
+        request.getfixturevalue("bucket")
+        return SharedBank("s3://bucket/adapters")
     if request.param == "file":
         return SharedBank(f"file://{tmp_path.as_posix()}/shared")
     fsspec.filesystem("memory").store.clear()

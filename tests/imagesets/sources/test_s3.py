@@ -1,8 +1,6 @@
 """A set behind an S3 address, asked for from a real server of the protocol on this machine."""
 
-import fsspec
 import pytest
-from moto.server import ThreadedMotoServer
 
 from blockwise_lora.imagesets import CaptionRule, CurationConfig, ImageSetError, curate
 from blockwise_lora.imagesets.sources import local_folder, remote
@@ -10,27 +8,9 @@ from blockwise_lora.imagesets.sources import local_folder, remote
 RULE = CaptionRule("zkc", "cat face")
 
 
-@pytest.fixture(scope="module")
-def endpoint():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def bucket(endpoint, monkeypatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+@pytest.fixture(autouse=True)
+def few_at_once(monkeypatch):
     monkeypatch.setattr(remote, "_AT_ONCE", 2)
-    s3 = fsspec.filesystem("s3", skip_instance_cache=True)
-    s3.mkdir("bucket")
-    yield s3
-    s3.rm("bucket", recursive=True)
-    type(s3).clear_instance_cache()
 
 
 def curated(place, cache):
