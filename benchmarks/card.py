@@ -66,15 +66,15 @@ def prices(subject: Subject, switched: dict[str, dict[str, bool]], steps: int) -
 
 
 def launches(subject: Subject, plan: Sequence[tuple[int, int]], steps: int) -> list[dict]:
-    """What recording the steps gains: adapters in a pass and batch size of each, in turn."""
+    """What capturing the steps gains: adapters in a pass and batch size of each, in turn."""
     rows = []
     for adapters, batch in plan:
         row: dict = {"adapters": adapters, "batch": batch}
-        for name, recorded in (("plain", False), ("recorded", True)):
-            config = configured(steps, batch, cuda_graphs=recorded)
+        for name, captured in (("plain", False), ("captured", True)):
+            config = configured(steps, batch, cuda_graphs=captured)
             specs = [AdapterSpec(rank=16)] * adapters
             try:
-                row[f"{name}_ms"], row[f"{name}_gib"], _ = subject.cost(config, specs)
+                row[f"{name}_ms"] = subject.cost(config, specs)[0]
             except Exception as error:
                 traceback.print_exc()
                 row["error"] = str(error).splitlines()[0]
@@ -136,7 +136,7 @@ def page(result: dict) -> str:
         if part in result:
             lines += ["", f"## {name}: {title}", "", *_prices(result[part])]
     if "graphs" in result:
-        lines += ["", "## Recorded steps: SD 1.5, 512 px, LoRA of rank 16, bfloat16", ""]
+        lines += ["", "## Captured steps: SD 1.5, 512 px, LoRA of rank 16, bfloat16", ""]
         lines += _launches(result["graphs"])
     for title, rows in result.get("memory", {}).items():
         lines += ["", f"## Memory: {title}, rank 16, bfloat16", "", *_memory(rows)]
@@ -164,16 +164,15 @@ def _prices(rows: Sequence[dict]) -> list[str]:
 
 def _launches(rows: Sequence[dict]) -> list[str]:
     lines = [
-        "| adapters | batch | ms a step | recorded | gain | GiB in a step | recorded |",
-        "|---" * 7 + "|",
+        "| adapters | batch | ms a step | captured | gain |",
+        "|---" * 5 + "|",
     ]
     for row in rows:
         if "error" in row:
-            cells = f"{row['error']} | | | |"
+            cells = f"{row['error']} | |"
         else:
-            plain, recorded = row["plain_ms"], row["recorded_ms"]
-            cells = f"{plain:.0f} | {recorded:.0f} | {plain / recorded:.2f}x"
-            cells += f" | {row['plain_gib']:.1f} | {row['recorded_gib']:.1f}"
+            plain, captured = row["plain_ms"], row["captured_ms"]
+            cells = f"{plain:.0f} | {captured:.0f} | {plain / captured:.2f}x"
         lines.append(f"| {row['adapters']} | {row['batch']} | {cells} |")
     return lines
 

@@ -149,30 +149,30 @@ class Checks:
         worst = max(apart(a, b) for a, b in zip(together, alone, strict=True))
         return f"relative difference of losses over 6 steps: {worst:.0e}", worst < 1e-3
 
-    def recorded_steps_give_the_same_bits(self) -> tuple[str, bool]:
+    def captured_steps_give_the_same_bits(self) -> tuple[str, bool]:
         """`efficiency.cuda_graphs`: one adapter, four masks, accumulation, checkpointing."""
         masks = [AdapterSpec(mask, "locon", 8) for mask in ("all", "in", "out1-out3", "mid")]
         found = {
-            "one": self._recorded([AdapterSpec(method="locon", rank=8)]),
-            "four masks": self._recorded(masks),
-            "two turns a step": self._recorded(masks[:2], accumulation=2),
-            "checkpointing": self._recorded(masks[:1], gradient_checkpointing=True),
-            "dora": self._recorded([AdapterSpec(method="dora", rank=8)]),
+            "one": self._captured([AdapterSpec(method="locon", rank=8)]),
+            "four masks": self._captured(masks),
+            "two turns a step": self._captured(masks[:2], accumulation=2),
+            "checkpointing": self._captured(masks[:1], gradient_checkpointing=True),
+            "dora": self._captured([AdapterSpec(method="dora", rank=8)]),
         }
         words = [
             f"{name} {'equal' if same else f'{gap:.0e}'}" for name, (same, gap) in found.items()
         ]
         return ", ".join(words), all(same for same, _ in found.values())
 
-    def _recorded(
+    def _captured(
         self, specs: Sequence[AdapterSpec], accumulation: int = 1, **switches: bool
     ) -> tuple[bool, float]:
         config = configured(8, 2, deterministic=True, **switches)
         config = dataclasses.replace(config, accumulation=accumulation)
         losses, weights = self.card.train(config, specs)
         efficiency = dataclasses.replace(config.efficiency, cuda_graphs=True)
-        recorded = dataclasses.replace(config, efficiency=efficiency)
-        fast, same = self.card.train(recorded, specs)
+        captured = dataclasses.replace(config, efficiency=efficiency)
+        fast, same = self.card.train(captured, specs)
         return weights == same, max(apart(a, b) for a, b in zip(fast, losses, strict=True))
 
     def half_precision_learns_the_same(self) -> tuple[str, bool]:
@@ -192,12 +192,12 @@ class Checks:
         """PyTorch tells of each operation that makes the host wait for the card."""
         one = self._waits([AdapterSpec(rank=8)])
         several = self._waits([AdapterSpec(mask, rank=8) for mask in ("all", "out", "mid")])
-        recorded = self._waits([AdapterSpec(rank=8)], cuda_graphs=True)
-        kinds = {"one adapter": one, "three masks": several, "recorded": recorded}
+        captured = self._waits([AdapterSpec(rank=8)], cuda_graphs=True)
+        kinds = {"one adapter": one, "three masks": several, "captured": captured}
         words = [
             f"{name}: {sum(places.values())} waits in 17 steps" for name, places in kinds.items()
         ]
-        most = (one + several + recorded).most_common(4)
+        most = (one + several + captured).most_common(4)
         return "; ".join([*words, *(f"{place} {n}" for place, n in most)]), not most
 
     def _waits(self, specs: Sequence[AdapterSpec], **switches: bool) -> collections.Counter[str]:

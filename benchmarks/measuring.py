@@ -32,6 +32,8 @@ MASKS = {
     "mid": "mid",
     "out3": "out3",
 }
+WARM_UP = 2
+"""Steps before the timed ones: on CUDA the second is captured."""
 GROUP = ("all", "in0-out1", "out", "out1-out3", "out2-out3", "mid+out0", "out0-out1", "out3")
 
 
@@ -56,13 +58,13 @@ class Clock:
 class Bench:
     """A model, pictures for it, and ways to train on them.
 
-    On CUDA this trainer's steps are recorded (`efficiency.cuda_graphs`) where nothing else is said.
+    On CUDA this trainer's steps are captured (`efficiency.cuda_graphs`) where nothing else is said.
     """
 
     def __init__(self, base: BaseModel, images: ImageSet, method: str, rank: int, steps: int):
         self.base, self.images, self.method, self.steps = base, images, method, steps
         self.clock = Clock(base.device)
-        self.recorded = base.device.type == "cuda"
+        self.captured = base.device.type == "cuda"
         self._spec = AdapterSpec("all", method, rank)
 
     def config(self, batch: int, seed: int = 0) -> TrainingConfig:
@@ -70,12 +72,12 @@ class Bench:
         plain = TrainingConfig()
         return dataclasses.replace(
             plain,
-            steps=self.steps + 1,  # the first one warms up
+            steps=self.steps + WARM_UP,
             batch_size=batch,
             seed=seed,
             schedule=dataclasses.replace(plain.schedule, decay="constant"),
             noise=dataclasses.replace(plain.noise, timesteps="uniform"),
-            efficiency=EfficiencyConfig(cuda_graphs=self.recorded),
+            efficiency=EfficiencyConfig(cuda_graphs=self.captured),
         )
 
     def spec(self, mask: str) -> AdapterSpec:
@@ -95,19 +97,19 @@ class Bench:
             detach(self.base.unet, job.name)
         return result[0]
 
-    def ours_unrecorded(self, batch: int) -> float:
+    def ours_uncaptured(self, batch: int) -> float:
         """Seconds a step of this trainer, all blocks, launched kernel by kernel."""
-        before, self.recorded = self.recorded, False
+        before, self.captured = self.captured, False
         try:
             return self.ours(["all"], batch)
         finally:
-            self.recorded = before
+            self.captured = before
 
     def theirs(self, mask: str, batch: int) -> float:
         """Seconds a step of the example's loop."""
         with self._measured() as (mark, result):
             loop = DiffusersStyle(self.base, self.images, self.spec(mask), self.config(batch))
-            for step in range(self.steps + 1):
+            for step in range(self.steps + WARM_UP):
                 loop.step()
                 mark(step + 1)
         loop.close()
@@ -120,9 +122,9 @@ class Bench:
 
         def mark(step: int) -> None:
             nonlocal began
-            if step == 1:
+            if step == WARM_UP:
                 began = self.clock.now()
-            elif step == self.steps + 1:
+            elif step == self.steps + WARM_UP:
                 result.append((self.clock.now() - began) / self.steps)
 
         yield mark, result
@@ -212,7 +214,7 @@ class Bench:
             whole = self.ours(["all"], batch) * 1e3
         finally:
             Learner.update, Batch.of = update, batch_of
-        spent = {name: seconds * 1e3 / (self.steps + 1) for name, seconds in spent.items()}
+        spent = {name: seconds * 1e3 / (self.steps + WARM_UP) for name, seconds in spent.items()}
         return spent | {"ours: U-Net": whole - sum(spent.values())}
 
     def _timed(self, function: Callable, name: str, spent: dict[str, float]) -> Callable:
@@ -229,10 +231,10 @@ def against_diffusers(bench: Bench, batches: Sequence[int], rounds: int) -> list
     """Pictures a second and memory of both loops."""
     rows = []
     for batch in batches:
-        pairs, recorded = [], []
+        pairs, captured = [], []
         for _ in range(rounds):
-            pairs.append((bench.ours_unrecorded(batch), bench.theirs("all", batch)))
-            recorded += [bench.ours(["all"], batch)] if bench.recorded else []
+            pairs.append((bench.ours_uncaptured(batch), bench.theirs("all", batch)))
+            captured += [bench.ours(["all"], batch)] if bench.captured else []
         ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
         row = {
             "method": bench.method,
@@ -242,10 +244,10 @@ def against_diffusers(bench: Bench, batches: Sequence[int], rounds: int) -> list
             "speed_ratio": statistics.median(b / a for a, b in pairs),
             "memory_ratio": bench.memory_ratio(batch),
         }
-        if recorded:
-            row["recorded_pictures_s"] = batch / statistics.median(recorded)
-            row["recorded_ratio"] = statistics.median(
-                theirs / ours for ours, (_, theirs) in zip(recorded, pairs, strict=True)
+        if captured:
+            row["captured_pictures_s"] = batch / statistics.median(captured)
+            row["captured_ratio"] = statistics.median(
+                theirs / ours for ours, (_, theirs) in zip(captured, pairs, strict=True)
             )
         rows.append(row)
         print(row, flush=True)

@@ -70,17 +70,17 @@ def page(result: dict) -> str:
 
 
 def _beside(rows: list[dict]) -> list[str]:
-    """The table of both loops; on CUDA with what recorded steps reach."""
+    """The table of both loops; on CUDA with what captured steps reach."""
     names = ["method", "batch", "ours, pictures/s", "diffusers' way", "speed", "memory of a step"]
-    recorded = "recorded_ratio" in rows[0]
-    names += ["with cuda_graphs, pictures/s", "speed"] if recorded else []
+    captured = "captured_ratio" in rows[0]
+    names += ["with cuda_graphs, pictures/s", "speed"] if captured else []
     lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
     for r in rows:
         cells = [r["method"], str(r["batch"])]
         cells += [f"{r[key]:.1f}" for key in ("ours_pictures_s", "diffusers_pictures_s")]
         cells += [f"{r[key]:.2f}x" for key in ("speed_ratio", "memory_ratio")]
-        if recorded:
-            cells += [f"{r['recorded_pictures_s']:.1f}", f"{r['recorded_ratio']:.2f}x"]
+        if captured:
+            cells += [f"{r['captured_pictures_s']:.1f}", f"{r['captured_ratio']:.2f}x"]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
@@ -127,8 +127,8 @@ def main() -> None:
             "stage batch": stage_batch,
             "adapters in one pass": options.adapters,
         }
-        if bench.recorded:
-            about["steps"] = "recorded (efficiency.cuda_graphs) where nothing else is said"
+        if bench.captured:
+            about["steps"] = "captured (efficiency.cuda_graphs) where nothing else is said"
         parts = {
             "loss_difference": lambda: bench.loss_difference(stage_batch),
             "diffusers": lambda: [

@@ -85,7 +85,7 @@ def _moved(
 
 def _computed_again(block: nn.Module, *args: Any) -> Any:
     # Nothing in a block is random: a generator's state, which is kept by default, cannot be read
-    # while a CUDA graph is recorded.
+    # while a CUDA graph is captured.
     return checkpoint(block.__call__, *args, use_reentrant=False, preserve_rng_state=False)
 
 

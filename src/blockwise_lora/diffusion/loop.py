@@ -18,7 +18,7 @@ from blockwise_lora.diffusion.batches import Batch, predict
 from blockwise_lora.diffusion.caches import CachedSet
 from blockwise_lora.diffusion.checkpoints import Checkpoints, State
 from blockwise_lora.diffusion.efficiency import onloaded
-from blockwise_lora.diffusion.graphs import Recordings, recordable
+from blockwise_lora.diffusion.graphs import Graphs, has_graphs
 from blockwise_lora.diffusion.learner import Learner
 from blockwise_lora.diffusion.looks import ALONE, Watcher, Watching
 from blockwise_lora.diffusion.progress import progress
@@ -66,7 +66,7 @@ class Loop:
         checkpoint_dir: where states are saved to go on from; None: nowhere.
         watching: says what is kept with a state, and is told when one is found.
         offload: whether text encoders and VAE have to be brought back for a look.
-        record: whether passes become CUDA graphs, on devices that have them.
+        graphs: whether passes become CUDA graphs, on devices that have them.
     """
 
     def __init__(
@@ -77,10 +77,10 @@ class Loop:
         checkpoint_dir: Path | None = None,
         watching: Watching = ALONE,
         offload: bool = False,
-        record: bool = False,
+        graphs: bool = False,
     ) -> None:
         self.watching, self.offload = watching, offload
-        self._recordings = Recordings() if record and recordable(base.device) else None
+        self._graphs = Graphs(base.device) if graphs and has_graphs(base.device) else None
         self.base, self.members, self.adapters = base, list(members), adapters
         keys = [member.key for member in members]
         self._checkpoints = Checkpoints(checkpoint_dir, keys) if checkpoint_dir else None
@@ -115,7 +115,7 @@ class Loop:
                     self._save()
                 if on_step:
                     on_step(max(x.step for x in learners))
-        self._recordings = None  # and with it their memory
+        self._graphs = None  # and with them their memory
         for member in self.members:
             member.learner.finish()
             member.watcher.keep_best()
@@ -132,7 +132,7 @@ class Loop:
             here = [m for m in active if turn < m.learner.config.accumulation]
             for members, batches in self._passes(here, turn):
                 for member, loss in zip(members, self._pass(members, batches), strict=True):
-                    losses[member.learner.name].append(loss.detach())
+                    losses[member.learner.name].append(loss)
         for member in active:
             member.learner.update(torch.stack(losses[member.learner.name]).mean())
 
@@ -176,11 +176,11 @@ class Loop:
         else:
             sources = [distinct.index(batch) for batch in batches]
         compute = partial(self._forward_and_back, members, sources)
-        if self._recordings is None or batches[0].learns_text:
+        if self._graphs is None or batches[0].learns_text:
             return compute(distinct)
         key = tuple(m.learner.name for m in members), tuple(sources)
         gradients = [p.grad for m in members for p in m.learner.parameters]
-        return self._recordings.run(key, distinct, gradients, compute)
+        return self._graphs.run(key, distinct, gradients, compute)
 
     def _forward_and_back(
         self, members: Sequence[Member], sources: Sequence[int], batches: Sequence[Batch]
@@ -195,7 +195,8 @@ class Loop:
                 for member, loss in zip(members, losses, strict=True)
             ]
             sum(shares).backward()
-        return losses
+        # Were their history still there when the next pass is captured, it would be part of it.
+        return [loss.detach() for loss in losses]
 
     def _look(self, member: Member) -> None:
         if not member.watcher.due:

@@ -152,10 +152,10 @@ def train_many(
             began = time.monotonic()
             offload = any(job.config.efficiency.offload for job in jobs)
             with offloaded(base, offload, not any(m.learns_text for m in members)):
-                record = any(job.config.efficiency.cuda_graphs for job in jobs)
+                graphs = any(job.config.efficiency.cuda_graphs for job in jobs)
                 # OFT's layers solve equations, and the host reads whether there was a solution.
-                record &= all(job.spec.method != "oft" for job in jobs)
-                loop = Loop(base, members, adapters, checkpoint_dir, watching, offload, record)
+                graphs &= all(job.spec.method != "oft" for job in jobs)
+                loop = Loop(base, members, adapters, checkpoint_dir, watching, offload, graphs)
                 loop.run(on_step)
             seconds = time.monotonic() - began
     except BaseException:

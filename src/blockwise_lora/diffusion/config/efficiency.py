@@ -20,7 +20,7 @@ class EfficiencyConfig:
     """Let PyTorch compile the U-Net's blocks, which takes some minutes at the start. For long
     trainings on a GPU; needs a C++ compiler, and on CUDA triton."""
     cuda_graphs: bool = False
-    """CUDA: record a step once and launch it as a whole, for cards that are faster than the host
+    """CUDA: capture a step once and launch it as a whole, for cards that are faster than the host
     can tell them what to do. What a step holds stays reserved between the steps."""
     deterministic: bool = False
     """CUDA: only kernels that give the same bits in each run; slower."""
