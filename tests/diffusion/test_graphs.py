@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from blockwise_lora.adapters import AdapterSpec, trainable_parameters
 from blockwise_lora.diffusion import graphs, loop
 from blockwise_lora.diffusion.attached import unload
+from blockwise_lora.diffusion.base import load_base
 from blockwise_lora.diffusion.config import (
     EfficiencyConfig,
     LossConfig,
@@ -25,7 +26,7 @@ from blockwise_lora.diffusion.config import (
 from blockwise_lora.diffusion.graphs import GraphError
 from blockwise_lora.diffusion.trainer import Job, TrainingError, train, train_many
 from blockwise_lora.imagesets import read_imagefolder
-from tiny_base import write_tiny_pictures
+from tiny_base import write_tiny_pictures, write_tiny_sdxl
 
 PLAIN = TrainingConfig(steps=4, batch_size=2, learning_rate=1e-2)
 SPECS = (AdapterSpec("all", "locon", 2), AdapterSpec("out3", "lora", 2), AdapterSpec("mid"))
@@ -242,6 +243,17 @@ def test_a_pass_of_several_can_be_captured(base, images, watched):
 @pytest.mark.parametrize("method", ["lora", "locon", "dora", "loha", "lokr", "full"])
 def test_every_method_can_be_captured(base, images, watched, method):
     train(base, images, AdapterSpec("mid+out3", method, 4), captured(PLAIN))
+    assert watched == [set()]
+
+
+def test_a_pass_of_sdxl_can_be_captured(images, watched, tmp_path):
+    """With the pooled text and the sizes that it is told, and with checkpointing, as conf/sdxl."""
+    xl = load_base(write_tiny_sdxl(tmp_path / "sdxl"))
+    efficiency = EfficiencyConfig(cuda_graphs=True, gradient_checkpointing=True)
+    config = dataclasses.replace(PLAIN, efficiency=efficiency)
+    specs = (AdapterSpec("all", "locon", 2), AdapterSpec("out0", "lora", 2), AdapterSpec("mid"))
+    plain = outcome(xl, images, [PLAIN] * 3, specs)
+    assert_equal(plain, outcome(xl, images, [config] * 3, specs))
     assert watched == [set()]
 
 
