@@ -39,7 +39,6 @@ SWITCHES: dict[str, dict[str, bool]] = {
     "gradient_checkpointing": {"gradient_checkpointing": True},
     "offload": {"offload": True},
     "deterministic": {"deterministic": True},
-    "cuda_graphs": {"cuda_graphs": True},
 }
 COMPILED: dict[str, dict[str, bool]] = {
     "as it is": {},
@@ -99,10 +98,7 @@ def memory(subject: Subject, plan: Sequence[tuple[str, int, dict[str, bool]]]) -
     return rows
 
 
-CHECKPOINTED, SAVING = (
-    {"gradient_checkpointing": True},
-    {"gradient_checkpointing": True, "offload": True},
-)
+SAVING = {"gradient_checkpointing": True, "offload": True}
 LAUNCHES = [(1, 1), (1, 2), (1, 4), (1, 8), (8, 1), (8, 4)]
 SD15_PLAN = [
     ("lora", 1, {"offload": True}),

@@ -19,6 +19,7 @@ from blockwise_lora.diffusion.batches import Batch
 from blockwise_lora.diffusion.caches import CachedSet
 from blockwise_lora.diffusion.config import EfficiencyConfig, TrainingConfig
 from blockwise_lora.diffusion.draws import draw
+from blockwise_lora.diffusion.graphs import has_graphs
 from blockwise_lora.diffusion.learner import Learner
 from blockwise_lora.diffusion.trainer import Job, train_many
 from blockwise_lora.imagesets import ImageSet
@@ -32,9 +33,9 @@ MASKS = {
     "mid": "mid",
     "out3": "out3",
 }
+GROUP = ("all", "in0-out1", "out", "out1-out3", "out2-out3", "mid+out0", "out0-out1", "out3")
 WARM_UP = 2
 """Steps before the timed ones: on CUDA the second is captured."""
-GROUP = ("all", "in0-out1", "out", "out1-out3", "out2-out3", "mid+out0", "out0-out1", "out3")
 
 
 @dataclass(frozen=True)
@@ -56,19 +57,21 @@ class Clock:
 
 
 class Bench:
-    """A model, pictures for it, and ways to train on them.
-
-    On CUDA this trainer's steps are captured (`efficiency.cuda_graphs`) where nothing else is said.
-    """
+    """A model, pictures for it, and ways to train on them."""
 
     def __init__(self, base: BaseModel, images: ImageSet, method: str, rank: int, steps: int):
         self.base, self.images, self.method, self.steps = base, images, method, steps
         self.clock = Clock(base.device)
-        self.captured = base.device.type == "cuda"
         self._spec = AdapterSpec("all", method, rank)
 
-    def config(self, batch: int, seed: int = 0) -> TrainingConfig:
-        """Both loops' configuration: constant rate, independent noise levels."""
+    def config(self, batch: int, seed: int = 0, *, graphs: bool = True) -> TrainingConfig:
+        """Both loops' configuration: constant rate, independent noise levels.
+
+        Args:
+            batch: pictures.
+            seed: of the draws.
+            graphs: `efficiency.cuda_graphs`, which only this trainer knows, and only on CUDA.
+        """
         plain = TrainingConfig()
         return dataclasses.replace(
             plain,
@@ -77,18 +80,25 @@ class Bench:
             seed=seed,
             schedule=dataclasses.replace(plain.schedule, decay="constant"),
             noise=dataclasses.replace(plain.noise, timesteps="uniform"),
-            efficiency=EfficiencyConfig(cuda_graphs=self.captured),
+            efficiency=EfficiencyConfig(cuda_graphs=graphs),
         )
 
     def spec(self, mask: str) -> AdapterSpec:
         """An adapter of some blocks."""
         return dataclasses.replace(self._spec, blocks=mask)
 
-    def ours(self, masks: Sequence[str], batch: int, seeds: Sequence[int] | None = None) -> float:
+    def ours(
+        self,
+        masks: Sequence[str],
+        batch: int,
+        seeds: Sequence[int] | None = None,
+        *,
+        graphs: bool = True,
+    ) -> float:
         """Seconds a step of this trainer, with an adapter for each mask."""
         seeds = seeds or [0] * len(masks)
         jobs = [
-            Job(f"a{i}", self.images, self.spec(mask), self.config(batch, seed))
+            Job(f"a{i}", self.images, self.spec(mask), self.config(batch, seed, graphs=graphs))
             for i, (mask, seed) in enumerate(zip(masks, seeds, strict=True))
         ]
         with self._measured() as (mark, result):
@@ -96,14 +106,6 @@ class Bench:
         for job in jobs:
             detach(self.base.unet, job.name)
         return result[0]
-
-    def ours_uncaptured(self, batch: int) -> float:
-        """Seconds a step of this trainer, all blocks, launched kernel by kernel."""
-        before, self.captured = self.captured, False
-        try:
-            return self.ours(["all"], batch)
-        finally:
-            self.captured = before
 
     def theirs(self, mask: str, batch: int) -> float:
         """Seconds a step of the example's loop."""
@@ -233,8 +235,8 @@ def against_diffusers(bench: Bench, batches: Sequence[int], rounds: int) -> list
     for batch in batches:
         pairs, captured = [], []
         for _ in range(rounds):
-            pairs.append((bench.ours_uncaptured(batch), bench.theirs("all", batch)))
-            captured += [bench.ours(["all"], batch)] if bench.captured else []
+            pairs.append((bench.ours(["all"], batch, graphs=False), bench.theirs("all", batch)))
+            captured += [bench.ours(["all"], batch)] if has_graphs(bench.base.device) else []
         ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
         row = {
             "method": bench.method,

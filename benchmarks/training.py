@@ -26,6 +26,7 @@ from subjects import EMBEDDED, random_sd15, write_pictures
 
 from blockwise_lora.atomic import write_text
 from blockwise_lora.diffusion.base import load_base
+from blockwise_lora.diffusion.graphs import has_graphs
 
 METHODS = ("lora", "locon")
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -127,7 +128,7 @@ def main() -> None:
             "stage batch": stage_batch,
             "adapters in one pass": options.adapters,
         }
-        if bench.captured:
+        if has_graphs(base.device):
             about["steps"] = "captured (efficiency.cuda_graphs) where nothing else is said"
         parts = {
             "loss_difference": lambda: bench.loss_difference(stage_batch),

@@ -12,7 +12,7 @@ from blockwise_lora.adapters import (
     read_adapter,
     trainable_parameters,
 )
-from blockwise_lora.diffusion.config import TrainingConfig
+from blockwise_lora.diffusion.config import EfficiencyConfig, TrainingConfig
 from blockwise_lora.diffusion.trained import TrainedAdapter, configuration_of
 from blockwise_lora.diffusion.trainer import train
 
@@ -62,7 +62,9 @@ def test_equal_runs_give_equal_files(adapter, base, images, tmp_path):
 
 
 def test_the_configuration_is_what_was_decided(adapter):
-    same = dataclasses.replace(adapter, config=dataclasses.replace(CONFIG, checkpoint_every=7))
+    graphs = EfficiencyConfig(cuda_graphs=True)
+    config = dataclasses.replace(CONFIG, checkpoint_every=7, efficiency=graphs)
+    same = dataclasses.replace(adapter, config=config)
     assert same.configuration == adapter.configuration
     for change in (
         {"config": dataclasses.replace(CONFIG, steps=3)},

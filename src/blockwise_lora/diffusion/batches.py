@@ -92,9 +92,9 @@ class Batch:
 
     def tensors(self) -> list[Tensor]:
         """All that it holds, in one order."""
-        text = self.text.ids if isinstance(self.text, TokenIds) else self.text.tensors()
-        inputs = [self.noisy, self.timesteps, *text, self.frames, self.wanted, self.weight]
-        return inputs if self.mask is None else [*inputs, self.mask]
+        held = [self.noisy, self.timesteps, *self.text.tensors()]
+        held += [self.frames, self.wanted, self.weight]
+        return held if self.mask is None else [*held, self.mask]
 
     @property
     def learns_text(self) -> bool:

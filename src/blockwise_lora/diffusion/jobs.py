@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -97,13 +97,11 @@ def training_key(base: BaseModel, job: Job, watching: Watching) -> str:
     """Hash of all that determines a training's result on this machine."""
     scored = job.config.validation.best_by == "score"
     judge = {"judge": watching.judge_sha256} if scored else {}
-    # Graphs change no bit: where a step cannot be captured, the training goes on without.
-    efficiency = replace(job.config.efficiency, cuda_graphs=False)
     return configuration_hash(
         base=base.sha256,
         data=job.images.sha256,
         spec=job.spec.to_json(),
-        config=replace(job.config, efficiency=efficiency),
+        config=job.config.decisive,
         machine=[base.device.type, str(base.dtype), torch.__version__],
         **judge,
     )

@@ -63,6 +63,10 @@ class TokenIds:
     def __len__(self) -> int:
         return len(self.ids[0])
 
+    def tensors(self) -> list[Tensor]:
+        """Those of all text encoders."""
+        return list(self.ids)
+
     def __getitem__(self, rows: Tensor | slice | Sequence[int]) -> TokenIds:
         return TokenIds(tuple(some[rows] for some in self.ids))
 

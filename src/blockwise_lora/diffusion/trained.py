@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from blockwise_lora.adapters import Adapter, AdapterSpec, save_adapter
@@ -90,15 +90,10 @@ def configuration_hash_of(
     config: TrainingConfig,
     words: Mapping[str, str],
 ) -> str:
-    """Hash of all that is decided before a training: equal hashes make equal adapters.
-
-    What only changes speed or safety, such as `checkpoint_every`, does not count.
-    """
-    same = TrainingConfig()
-    config = replace(config, checkpoint_every=same.checkpoint_every, log_every=same.log_every)
+    """Hash of all that is decided before a training: equal hashes make equal adapters."""
     return configuration_hash(
         spec=spec.to_json(),
-        training=config,
+        training=config.decisive,
         data=data_sha256,
         base=base.sha256,
         dtype=str(base.dtype),

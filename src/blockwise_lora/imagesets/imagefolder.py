@@ -22,12 +22,11 @@ from blockwise_lora.imagesets.card import CARD, METADATA, is_card
 from blockwise_lora.imagesets.crew import in_chunks
 from blockwise_lora.imagesets.decoding import DecodeError, decode, without_warnings
 from blockwise_lora.imagesets.errors import ImageSetError
+from blockwise_lora.imagesets.folder import SIDECARS
 from blockwise_lora.imagesets.images import ImageSet, Mask, Picture, pixel_hash
 from blockwise_lora.imagesets.metadata import MetadataRow, inside, read_metadata
 
 MASKS = "masks"
-# Its scripts look for the first unless they are told otherwise; most people tell them the other.
-KOHYA_CAPTIONS = (".caption", ".txt")
 # What Finder and Windows' Explorer leave in every folder that they show.
 LITTER = (".ds_store", "thumbs.db", "desktop.ini")
 
@@ -150,7 +149,8 @@ def _write_pictures(pictures: Sequence[Picture], old: Path, new: Path) -> int:
             image = _known(old / name, "RGB", picture.sha256) or picture.open()
             _write(new / name, png_bytes(image))
             if _in_kohya_folder(name):
-                for suffix in KOHYA_CAPTIONS:
+                # Its scripts look for .caption unless they are told .txt, as most people do.
+                for suffix in SIDECARS:
                     _write((new / name).with_suffix(suffix), f"{picture.caption}\n".encode())
             if picture.mask:
                 known = _known(old / MASKS / name, "L", picture.mask.sha256)
@@ -282,7 +282,7 @@ def _ours(folder: Path, found: set[str]) -> set[str]:
             ours.add(str(row.values.get("mask_file_name")))
         if _in_kohya_folder(row.file_name):
             path = PurePosixPath(row.file_name)
-            ours |= {path.with_suffix(suffix).as_posix() for suffix in KOHYA_CAPTIONS}
+            ours |= {path.with_suffix(suffix).as_posix() for suffix in SIDECARS}
     return ours | {CARD} if is_card(folder / CARD) else ours
 
 

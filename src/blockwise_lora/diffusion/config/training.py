@@ -1,6 +1,7 @@
 """All about a training but the adapter itself and the pictures."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 from blockwise_lora.diffusion.config.checks import check
 from blockwise_lora.diffusion.config.data import AugmentConfig, CaptionConfig
@@ -61,4 +62,15 @@ class TrainingConfig:
             at_least=least | {"log_every": 1, "seed": 0},
             positive=("learning_rate",),
             more=more,
+        )
+
+    @property
+    def decisive(self) -> Self:
+        """The same with all at its default that changes speed or safety only, and no result."""
+        plain = type(self)()
+        return replace(
+            self,
+            efficiency=replace(self.efficiency, cuda_graphs=plain.efficiency.cuda_graphs),
+            checkpoint_every=plain.checkpoint_every,
+            log_every=plain.log_every,
         )
