@@ -8,11 +8,17 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline, node
 
 from blockwise_lora.errors import UserError
-from blockwise_lora.hooks import ParameterHooks, TrackingHooks, check_overrides
+from blockwise_lora.hooks import (
+    ParameterHooks,
+    TrackingHooks,
+    check_overrides,
+    parameters_read,
+)
+from blockwise_lora.pipeline_registry import register_pipelines
 from blockwise_lora.settings import CONFIG_LOADER_ARGS
 
 CONF = Path(__file__).parents[1] / "conf"
-PARAMETERS = {"character": {}, "variant": "lora", "variants": {"lora": {}, "locon": {}}}
+KNOWN, VARIANTS = {"character", "variant", "variants"}, ["lora", "locon"]
 
 
 @pytest.fixture(autouse=True)
@@ -21,36 +27,51 @@ def no_server(monkeypatch):
 
 
 def test_overrides_that_exist_pass():
-    check_overrides({"character": {"blocks": "all"}, "variant": "locon"}, PARAMETERS)
+    check_overrides({"character": {"blocks": "all"}, "variant": "locon"}, KNOWN, VARIANTS)
 
 
 def test_every_wrong_override_is_named_with_a_remedy():
     with pytest.raises(UserError) as caught:
-        check_overrides({"charcter": {"blocks": "all"}, "variant": "loca"}, PARAMETERS)
+        check_overrides({"charcter": {"blocks": "all"}, "variant": "loca"}, KNOWN, VARIANTS)
     assert "charcter: unknown parameter; did you mean 'character'?" in str(caught.value)
     assert "variant=loca: not among lora, locon; define it" in str(caught.value)
 
 
-def context(tmp_path: Path, parameters: dict, **runtime) -> SimpleNamespace:
-    loader = OmegaConfigLoader(
+def loader(**runtime) -> OmegaConfigLoader:
+    return OmegaConfigLoader(
         conf_source=str(CONF), env="base", runtime_params=runtime, **CONFIG_LOADER_ARGS
     )
-    return SimpleNamespace(config_loader=loader, params=parameters, project_path=tmp_path)
 
 
-def test_the_hook_reads_the_files_without_the_overrides(tmp_path):
-    hook = ParameterHooks()
-    hook.after_context_created(context(tmp_path, {}, character={"blocks": "out1"}, seed=1))
+def begin(hook, tmp_path: Path, parameters: dict, **runtime) -> None:
+    """Call a hook as Kedro does before a run."""
+    hook.after_context_created(
+        SimpleNamespace(config_loader=loader(**runtime), project_path=tmp_path)
+    )
+    hook.after_catalog_created({"parameters": parameters})
+
+
+@pytest.fixture
+def hook(monkeypatch) -> ParameterHooks:
+    monkeypatch.setattr("blockwise_lora.hooks.pipelines", register_pipelines())
+    return ParameterHooks()
+
+
+def test_every_parameter_of_the_files_is_read_and_no_other():
+    assert parameters_read(register_pipelines()) == set(loader()["parameters"])
+
+
+def test_names_that_nothing_reads_are_refused(hook, tmp_path):
+    begin(hook, tmp_path, {}, character={"blocks": "out1"}, seed=1, tracking={"enabled": False})
     with pytest.raises(UserError, match=r"--params sead: .*'seed'"):
-        hook.after_context_created(context(tmp_path, {}, sead=1))
+        begin(hook, tmp_path, {"sead": 1}, sead=1)
 
 
-def test_a_variant_that_folders_are_not_named_after_is_refused(tmp_path):
-    hook = ParameterHooks()
+def test_a_variant_that_folders_are_not_named_after_is_refused(hook, tmp_path):
     with pytest.raises(UserError, match=r"'lora', but .* folders of 'blockwise'. Set .*globals"):
-        hook.after_context_created(context(tmp_path, {"variant": "lora"}))
-    hook.after_context_created(context(tmp_path, {"variant": "blockwise"}))
-    hook.after_context_created(context(tmp_path, {"variant": "lora"}, variant="lora"))
+        begin(hook, tmp_path, {"variant": "lora"})
+    begin(hook, tmp_path, {"variant": "blockwise"})
+    begin(hook, tmp_path, {"variant": "lora", "variants": {"lora": {}}}, variant="lora")
 
 
 def training() -> Pipeline:
@@ -79,25 +100,22 @@ def parameters(blocks: str) -> dict:
         ("all+all:0", r"character.blocks: .*every block"),
     ],
 )
-def test_masks_are_checked_before_anything_runs(tmp_path, monkeypatch, blocks, told):
+def test_masks_are_checked_before_anything_runs(hook, tmp_path, monkeypatch, blocks, told):
     monkeypatch.setattr("safetensors.torch.load_file", None)  # no weights are wanted
-    hook = ParameterHooks()
-    hook.after_context_created(context(tmp_path, parameters(blocks), variant="lora"))
+    begin(hook, tmp_path, parameters(blocks), variant="lora")
     with pytest.raises(UserError, match=told):
         hook.before_pipeline_run(training())
     hook.before_pipeline_run(Pipeline([node(lambda: 1, None, "samples", name="other")]))
 
 
-def test_masks_that_the_model_has_pass(tmp_path):
-    hook = ParameterHooks()
-    hook.after_context_created(context(tmp_path, parameters("NOT in0"), variant="lora"))
+def test_masks_that_the_model_has_pass(hook, tmp_path):
+    begin(hook, tmp_path, parameters("NOT in0"), variant="lora")
     hook.before_pipeline_run(training())
 
 
-def test_a_base_model_that_is_not_there_is_told_before_anything_runs(tmp_path):
-    hook = ParameterHooks()
+def test_a_base_model_that_is_not_there_is_told_before_anything_runs(hook, tmp_path):
     values = parameters("all") | {"base_model": {"source": str(tmp_path / "sd.safetensors")}}
-    hook.after_context_created(context(tmp_path, values, variant="lora"))
+    begin(hook, tmp_path, values, variant="lora")
     with pytest.raises(UserError, match=r"sd\.safetensors: no such file"):
         hook.before_pipeline_run(training())
 
@@ -105,7 +123,7 @@ def test_a_base_model_that_is_not_there_is_told_before_anything_runs(tmp_path):
 def started(tmp_path: Path, pipeline: Pipeline, **tracking) -> TrackingHooks:
     hooks = TrackingHooks()
     parameters = {"tracking": tracking, "variant": "lora", "variants": {"lora": {"style": {}}}}
-    hooks.after_context_created(context(tmp_path, parameters))
+    begin(hooks, tmp_path, parameters)
     hooks.before_pipeline_run({}, pipeline, DataCatalog())
     return hooks
 

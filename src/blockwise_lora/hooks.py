@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kedro.config import OmegaConfigLoader
 from kedro.framework.hooks import hook_impl
+from kedro.framework.project import pipelines
 
 from blockwise_lora.errors import UserError
 from blockwise_lora.parameters import typed
@@ -19,7 +19,12 @@ from blockwise_lora.recording import RECORDED, Recorder, set_live
 from blockwise_lora.tracking import Tracker, TrackingConfig, invocation_name
 
 if TYPE_CHECKING:
+    from kedro.pipeline import Pipeline
+
     from blockwise_lora.blocks import BlockMap
+
+TRACKING = "tracking"
+"""The one group of parameters that hooks read, and no node."""
 
 logger = logging.getLogger(__name__)
 
@@ -29,18 +34,23 @@ class ParameterHooks:
 
     @hook_impl
     def after_context_created(self, context: Any) -> None:
-        """Check the overrides against the configuration.
+        """Keep what only the context knows: what was given on the command line."""
+        self._loader = context.config_loader
+
+    @hook_impl
+    def after_catalog_created(self, parameters: dict[str, Any]) -> None:
+        """Check the overrides against what is read, and against each other.
+
+        Not sooner, since Kedro has read the parameters by now, which takes a tenth of a start.
 
         Raises:
-            UserError: a name that the configuration lacks, a variant that is not defined, or one
-                whose results would go to another one's folders.
+            UserError: a name that nothing reads, a variant that is not defined, or one whose
+                results would go to another one's folders.
         """
-        loader = context.config_loader
-        given = dict(loader.runtime_params or {})
-        if given:
-            check_overrides(given, _parameters_alone(loader))
-        self._parameters = context.params
-        check_variant(self._parameters, given, loader["globals"])
+        self._parameters = parameters["parameters"]
+        given = dict(self._loader.runtime_params or {})
+        check_overrides(given, parameters_read(pipelines), self._parameters.get("variants", {}))
+        check_variant(self._parameters, given, self._loader["globals"])
 
     @hook_impl(tryfirst=True)  # what is refused leaves no record
     def before_pipeline_run(self, pipeline: Any) -> None:
@@ -70,25 +80,37 @@ def _blocks(base_model: Mapping[str, Any]) -> BlockMap:
     return skeleton(config.config or config.source).blocks
 
 
-def check_overrides(given: dict[str, Any], parameters: dict[str, Any]) -> None:
-    """Check the names in `--params` against the configuration's own parameters.
+def parameters_read(pipelines: Mapping[str, Pipeline]) -> set[str]:
+    """Names of the parameters, or of their groups, that some node or hook reads.
+
+    Args:
+        pipelines: all of the project's.
+    """
+    inputs = {name for pipeline in pipelines.values() for name in pipeline.inputs()}
+    nodes = {x.removeprefix("params:").split(".")[0] for x in inputs if x.startswith("params:")}
+    return nodes | {TRACKING}
+
+
+def check_overrides(given: Mapping[str, Any], known: set[str], variants: Collection[str]) -> None:
+    """Check the names in `--params`.
 
     Kedro takes any name, so that `--params charcter.blocks=...` would change nothing and say
     nothing. Names further down are checked by the node that turns a group into its dataclass.
 
     Args:
         given: what `--params` set, nested.
-        parameters: the parameters without it.
+        known: the names that something reads.
+        variants: names of those that are defined.
 
     Raises:
         UserError: listing each unknown name with the nearest known one.
     """
     lines = [
-        f"--params {name}: unknown parameter{_near(name, parameters)}"
+        f"--params {name}: unknown parameter{_near(name, known)}"
         for name in given
-        if name not in parameters
+        if name not in known
     ]
-    variant, variants = given.get("variant"), parameters.get("variants", {})
+    variant = given.get("variant")
     if variant is not None and variant not in variants:
         lines.append(
             f"--params variant={variant}: not among {', '.join(variants)}; define it under "
@@ -120,21 +142,9 @@ def check_variant(
         )
 
 
-def _parameters_alone(loader: OmegaConfigLoader) -> dict[str, Any]:
-    """The parameters as the files give them, without `--params`."""
-    plain = OmegaConfigLoader(
-        conf_source=loader.conf_source,
-        env=loader.env,
-        base_env=loader.base_env,
-        default_run_env=loader.default_run_env,
-        merge_strategy=loader.merge_strategy,
-    )
-    return plain["parameters"]
-
-
-def _near(name: str, choices: Any) -> str:
-    close = difflib.get_close_matches(name, list(choices), n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(choices)}"
+def _near(name: str, choices: Collection[str]) -> str:
+    close = difflib.get_close_matches(name, choices, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(choices))}"
 
 
 def _never_fatal(method: Callable[..., None]) -> Callable[..., None]:
@@ -163,16 +173,20 @@ class TrackingHooks:
 
     @hook_impl
     def after_context_created(self, context: Any) -> None:
-        """Keep what only the context knows: the parameters and the project's folder."""
-        self._parameters = context.params
+        """Keep what only the context knows: the project's folder."""
         self._project = Path(context.project_path)
+
+    @hook_impl
+    def after_catalog_created(self, parameters: dict[str, Any]) -> None:
+        """Keep the parameters, which Kedro has read by now."""
+        self._parameters = parameters["parameters"]
 
     # The arguments' names are how pluggy knows which ones to pass, also through the guard.
     @hook_impl
     def before_pipeline_run(self, run_params: dict, pipeline: Any, catalog: Any) -> None:
         """Begin or resume the variant's run, where there will be something to record."""
         self.recorder = None
-        config = typed(TrackingConfig, self._parameters.get("tracking"), "tracking")
+        config = typed(TrackingConfig, self._parameters.get(TRACKING), TRACKING)
         names = pipeline.all_outputs()
         if config.enabled and any(name.split(".")[-1] in RECORDED for name in names):
             self._begin(config, names, catalog)
