@@ -13,7 +13,6 @@ from blockwise_lora.tracking import Tracker
 from tiny_base import write_tiny_pictures
 
 ROOT = Path(__file__).parents[1]
-COMMAND = ("run", "--pipelines", "training")
 EXPERIMENT = "blockwise-lora-test"
 
 
@@ -57,24 +56,33 @@ def adapters(project: Path) -> dict[str, bytes]:
     return {str(file.relative_to(project)): file.read_bytes() for file in sorted(files)}
 
 
-def test_a_killed_run_ends_with_the_same_bits_and_one_record(project, kedro):
-    status, said = kedro("never", 0, *COMMAND, "--params", "tracking.enabled=false")
+@pytest.mark.parametrize(
+    ("pipeline", "step", "save"),
+    [
+        # In the middle of the style's third step; then, with the character trained again, in the
+        # middle of the style's second save.
+        ("training", 9, 3),
+        # In the middle of the third step; then of the second save, which has the character's half.
+        ("training_in_one_pass", 5, 2),
+    ],
+)
+def test_a_killed_run_ends_with_the_same_bits_and_one_record(project, kedro, pipeline, step, save):
+    command = ("run", "--pipelines", pipeline)
+    status, said = kedro("never", 0, *command, "--params", "tracking.enabled=false")
     assert status == 0, said
     whole = adapters(project)
     assert len(whole) == 4, "two concepts, two formats"
     shutil.rmtree(project / "data" / "06_models")
 
-    # In the middle of the style's third step; then, with the character trained again, in the
-    # middle of the style's second save.
-    status, said = kedro("step", 9, *COMMAND)
+    status, said = kedro("step", step, *command)
     assert status == -signal.SIGKILL, said
     client = Tracker(project, EXPERIMENT, "").client
     (experiment,) = client.search_experiments(filter_string=f"name = '{EXPERIMENT}'")
     before = {run.info.run_id for run in client.search_runs([experiment.experiment_id])}
     assert len(before) == 2, "the variant and what was called"
-    status, said = kedro("save", 3, *COMMAND)
+    status, said = kedro("save", save, *command)
     assert status == -signal.SIGKILL, said
-    status, said = kedro("never", 0, *COMMAND)
+    status, said = kedro("never", 0, *command)
     assert status == 0, said
     assert "going on from the state saved at step 2" in " ".join(said.split())
 

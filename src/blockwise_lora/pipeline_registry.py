@@ -18,6 +18,8 @@ def register_pipelines() -> dict[str, Pipeline]:
         name: import_module(f"{__package__}.pipelines.{name}").create_pipeline()
         for name in PIPELINES
     }
+    one_pass = import_module(f"{__package__}.pipelines.training").create_one_pass()
+    pipelines["training_in_one_pass"] = one_pass
     pipelines["search"] = import_module(f"{__package__}.pipelines.sweep").create_search()
     pipelines["__default__"] = sum((pipelines[name] for name in DEFAULT), Pipeline([]))
     return pipelines

@@ -15,9 +15,9 @@ def lean() -> None:
     a fifth of every start, for 4-bit layers that nothing here has. Its optimiser is found all the
     same (diffusion/optimizers.py).
 
-    Python looks for cycles that could be freed whenever 700 objects have been added, and imports add
-    hundreds of thousands that all stay: 7% of a short run. At its end it looks through all of them
-    once more, which takes two seconds of ten; the system frees them in no time.
+    Python looks for cycles that could be freed whenever 700 objects have been added, and imports
+    add hundreds of thousands that all stay: 7% of a short run. At its end it looks through all of
+    them once more, which takes two seconds of ten; the system frees them in no time.
     """
     sys.modules.setdefault("bitsandbytes", None)
     gc.set_threshold(_NEW_OBJECTS, *gc.get_threshold()[1:])

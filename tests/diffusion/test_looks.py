@@ -41,7 +41,7 @@ def with_looks(**values):
 def scripted(*scores):
     """A judge with an opinion fixed beforehand."""
     left = list(scores)
-    return Watching(judge=lambda pictures, prompts: {"likeness": left.pop(0)})
+    return Watching(judge=lambda name, pictures, prompts: {"likeness": left.pop(0)})
 
 
 def weights(base, name="adapter"):

@@ -9,7 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from blockwise_lora.adapters import AdapterSpec, attached_names, detach, trainable_parameters
 from blockwise_lora.diffusion import loop
 from blockwise_lora.diffusion.config import TrainingConfig
-from blockwise_lora.diffusion.trainer import Failed, Job, Trained, train_many
+from blockwise_lora.diffusion.learner import TrainingError
+from blockwise_lora.diffusion.trainer import Failed, Job, Trained, all_trained, train_many
 
 CONFIG = TrainingConfig(steps=4, batch_size=2, learning_rate=1e-3)
 SPECS = {
@@ -68,6 +69,8 @@ def test_one_that_fails_leaves_the_others_as_they_are(base, images, tmp_path):
     (first, failed, last), weights = results(base, jobs(images, **configs), checkpoint_dir=tmp_path)
     assert isinstance(failed, Failed) and failed.name == "whole"
     assert "learning_rate" in str(failed.error)
+    with pytest.raises(TrainingError, match="learning_rate"):
+        all_trained([first, failed, last])
     assert attached_names(base.unet) == ()
     assert first.skipped == last.skipped == 0
     for name in ("shallow", "middle"):

@@ -30,8 +30,8 @@ from blockwise_lora.imagesets import ImageSet
 _PICTURES = 32  # of the held-out loss, each with noise of its own; fewer vary too much
 HELD_OUT_LOSS = "held_out_loss"
 
-Judge = Callable[[Sequence[Image.Image], Sequence[str]], Mapping[str, float]]
-"""Scores of sample pictures, higher is better, from the pictures and their prompts."""
+Judge = Callable[[str, Sequence[Image.Image], Sequence[str]], Mapping[str, float]]
+"""Scores of sample pictures, higher is better: from the adapter's name, pictures and prompts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +140,7 @@ class Watcher:
             values[HELD_OUT_LOSS] = self._held_out_loss()
         pictures = self._sample()
         if self.config.judge:
-            values |= self.watching.judge(pictures, self._prompts)
+            values |= self.watching.judge(self.learner.name, pictures, self._prompts)
         look = Look(self.learner.step, values, tuple(pictures))
         self.looks.append(look)
         self._compare(look)

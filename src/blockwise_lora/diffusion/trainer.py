@@ -14,7 +14,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from blockwise_lora.adapters.attach import Attached
@@ -91,7 +92,7 @@ def train(
 
     Args and errors are those of `train_many`; a failed training raises its error.
     """
-    (outcome,) = train_many(
+    outcomes = train_many(
         base,
         [Job(name, images, spec, config)],
         checkpoint_dir=checkpoint_dir,
@@ -100,9 +101,7 @@ def train(
         watching=watching,
         keep_states=keep_states,
     )
-    if isinstance(outcome, Failed):
-        raise outcome.error
-    return outcome
+    return all_trained(outcomes)[0]
 
 
 def train_many(
@@ -131,7 +130,7 @@ def train_many(
         on_step: called after each step with the number of steps done.
         watching: what the looks at the adapters need, and whom they are told to.
         keep_states: whether saved states stay after success, until `Trained.forget`: so that a
-            full disk or a kill costs no training while the adapter is being written.
+            full disk or a kill while the adapter is being written costs no more than one at work.
 
     Returns:
         For each job its outcome; all trained adapters are attached, the last one is active.
@@ -174,6 +173,32 @@ def train_many(
         if isinstance(outcome, Trained) and not keep_states:
             outcome.forget()
     return outcomes
+
+
+def all_trained(outcomes: Sequence[Trained | Failed]) -> list[Trained]:
+    """Outcomes of a pass that are of use only together.
+
+    Returns:
+        The same; saved states are deleted when the last of them is to be forgotten, since those
+        of an adapter count only beside those that were saved with them.
+
+    Raises:
+        TrainingError: the first failure.
+    """
+    trained = []
+    for outcome in outcomes:
+        if isinstance(outcome, Failed):
+            raise outcome.error
+        trained.append(outcome)
+    waiting = {outcome.attached.name for outcome in trained}
+
+    def forget(name: str) -> None:
+        waiting.discard(name)
+        if not waiting:
+            for outcome in trained:
+                outcome.forget()
+
+    return [replace(x, forget=partial(forget, x.attached.name)) for x in trained]
 
 
 def _outcome(

@@ -6,13 +6,20 @@ import torch
 from diffusers import StableDiffusionPipeline
 from kedro.io import DataCatalog
 from kedro.runner import SequentialRunner
+from safetensors.torch import load_file
 
 from blockwise_lora.adapters import AdapterSpec
 from blockwise_lora.blocks import MaskError
 from blockwise_lora.imagesets import read_imagefolder
-from blockwise_lora.pipelines.training import create_pipeline
-from blockwise_lora.pipelines.training.nodes import loss_curve, train_adapter
+from blockwise_lora.pipelines.training import create_one_pass, create_pipeline
+from blockwise_lora.pipelines.training.nodes import (
+    loss_curve,
+    train_adapter,
+    train_in_one_pass,
+)
 from tiny_base import write_tiny_pictures
+
+JUDGED = {"every": 1, "prompts": ["zkc square"], "sampling_steps": 1, "judge": True}
 
 
 @pytest.fixture(autouse=True)
@@ -48,11 +55,18 @@ def images(tmp_path):
     return read_imagefolder(write_tiny_pictures(tmp_path / "pictures", 3))
 
 
-def test_both_concepts_are_trained(parameters, images):
+def filled(parameters, sets) -> DataCatalog:
+    """A catalog with parameters, and the pictures of each concept."""
     catalog = DataCatalog()
     for name, value in parameters.items():
         catalog[f"params:{name}"] = value
-    catalog["character.curated"] = catalog["style.curated"] = images
+    for name, pictures in sets.items():
+        catalog[f"{name}.curated"] = pictures
+    return catalog
+
+
+def test_both_concepts_are_trained(parameters, images):
+    catalog = filled(parameters, {"character": images, "style": images})
     outputs = SequentialRunner().run(create_pipeline(), catalog)
     adapter = outputs["style.adapter"].load()
     assert adapter.spec == AdapterSpec("out3", "locon", 2)
@@ -60,6 +74,49 @@ def test_both_concepts_are_trained(parameters, images):
     assert all(name.startswith("up_blocks.3") for name in adapter.trained.attached.ranks)
     curve = outputs["character.loss"].load()
     assert list(curve.columns) == ["step", "loss", "loss_smoothed"] and len(curve) == 2
+
+
+def test_in_one_pass_each_adapter_is_what_it_is_alone(parameters, images, tmp_path):
+    parameters["training"] |= {"steps": 4}
+    sets = {"character": images, "style": images}
+    outputs = SequentialRunner().run(create_one_pass(), filled(parameters, sets))
+    for name, pictures in sets.items():
+        alone, curve = train_adapter(name, pictures, **parameters)
+        together = outputs[f"{name}.adapter"].load()
+        assert together.words == alone.words and together.configuration == alone.configuration
+        for how, adapter in (("alone", alone), ("together", together)):
+            adapter.write(tmp_path / how / name)
+        one, other = (
+            load_file(tmp_path / how / name / "pytorch_lora_weights.safetensors")
+            for how in ("alone", "together")
+        )
+        assert one.keys() == other.keys()
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+        assert outputs[f"{name}.loss"].load()["loss"].tolist() == pytest.approx(
+            curve["loss"].tolist(), rel=1e-5
+        )
+
+
+def test_states_of_one_pass_stay_until_both_adapters_are_safe(parameters, images, cache):
+    parameters["training"] |= {"steps": 3, "checkpoint_every": 1}
+    character, _, style, _ = train_in_one_pass(images, images, **parameters)
+    saved = sorted((cache / "checkpoints").iterdir())
+    assert len(saved) == 2
+    character.trained.forget()
+    assert sorted((cache / "checkpoints").iterdir()) == saved
+    style.trained.forget()
+    assert not list((cache / "checkpoints").iterdir())
+
+
+def test_each_concept_is_judged_by_its_own_pictures(parameters, images, tmp_path):
+    parameters["training"] |= {"validation": JUDGED}
+    others = read_imagefolder(write_tiny_pictures(tmp_path / "others", 8))
+    together = train_in_one_pass(images, others, **parameters)
+    scores = [curve["likeness"].tolist() for curve in together[1::2]]
+    assert scores[0] != pytest.approx(scores[1], abs=1e-3)
+    for name, pictures, seen in zip(("character", "style"), (images, others), scores, strict=True):
+        alone = train_adapter(name, pictures, **parameters)[1]
+        assert seen == pytest.approx(alone["likeness"].tolist(), abs=1e-5)
 
 
 def test_a_mistake_in_the_other_concept_costs_no_training(parameters, images, cache):
@@ -104,13 +161,7 @@ def test_latents_are_kept_for_the_next_run_and_states_are_not(parameters, images
 
 
 def test_looks_are_judged_and_kept_beside_the_adapter(parameters, images, tmp_path):
-    parameters["training"]["validation"] = {
-        "every": 1,
-        "prompts": ["zkc square"],
-        "sampling_steps": 1,
-        "judge": True,
-        "best_by": "score",
-    }
+    parameters["training"]["validation"] = JUDGED | {"best_by": "score"}
     adapter, curve = train_adapter("character", images, **parameters)
     assert list(curve.columns)[3:] == ["likeness", "prompt_fit"]
     assert curve[["likeness", "prompt_fit"]].abs().max().max() <= 1 and not curve.isna().any().any()

@@ -19,7 +19,7 @@ def test_a_judge_is_known_by_its_weights(tmp_path, judge_folders, judged):
         seed=0,
     )
     images = read_imagefolder(write_tiny_pictures(tmp_path / "pictures", 2))
-    watched = watching(recipe, images, {"judges": judges}, "cpu")
+    watched = watching({"character": recipe}, {"character": images}, {"judges": judges}, "cpu")
     panel = Panel.load(JudgeConfig(**judges))
     known = {panel.clip.sha256, panel.dino.sha256}
     assert (watched.judge is not None) is judged

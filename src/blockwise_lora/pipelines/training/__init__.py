@@ -1,5 +1,5 @@
 """Training one adapter for each concept."""
 
-from blockwise_lora.pipelines.training.pipeline import create_pipeline
+from blockwise_lora.pipelines.training.pipeline import create_one_pass, create_pipeline
 
-__all__ = ["create_pipeline"]
+__all__ = ["create_one_pass", "create_pipeline"]

@@ -17,14 +17,48 @@ if TYPE_CHECKING:
     from blockwise_lora.diffusion.trained import TrainedAdapter
     from blockwise_lora.imagesets import ImageSet
 
+    Outcome = tuple[TrainedAdapter, pd.DataFrame]
+
 log = logging.getLogger(__name__)
 
 _SMOOTHING = 0.95
 
 
-def train_adapter(
-    name: str,
-    images: ImageSet,
+def train_adapter(name: str, images: ImageSet, **parameters: Any) -> Outcome:
+    """Train the adapter of one concept.
+
+    Args:
+        name: which concept, "character" or "style".
+        images: its curated pictures.
+        parameters: see `train_adapters`.
+
+    Returns:
+        The adapter, and its loss curve.
+    """
+    return train_adapters({name: images}, **parameters)[name]
+
+
+def train_in_one_pass(
+    character_images: ImageSet, style_images: ImageSet, **parameters: Any
+) -> tuple[TrainedAdapter, pd.DataFrame, TrainedAdapter, pd.DataFrame]:
+    """Train both adapters, each batch of the one beside a batch of the other.
+
+    Args:
+        character_images: the character's curated pictures.
+        style_images: the style's.
+        parameters: see `train_adapters`.
+
+    Returns:
+        The character's adapter and loss curve, then the style's.
+    """
+    sets = dict(zip(CONCEPTS, (character_images, style_images), strict=True))
+    outcomes = train_adapters(sets, **parameters)
+    character, style = (outcomes[name] for name in CONCEPTS)
+    return *character, *style
+
+
+def train_adapters(
+    sets: Mapping[str, ImageSet],
     character: Mapping[str, Any],
     style: Mapping[str, Any],
     variant: str,
@@ -34,14 +68,13 @@ def train_adapter(
     evaluation: Mapping[str, Any],
     device: str,
     seed: int,
-) -> tuple[TrainedAdapter, pd.DataFrame]:
-    """Train the adapter of one concept.
+) -> dict[str, Outcome]:
+    """Train the adapters of some concepts in one pass.
 
     Both concepts are checked first, so that a mistake in the second one costs no training.
 
     Args:
-        name: which concept, "character" or "style".
-        images: its curated pictures.
+        sets: curated pictures of each concept that is trained, by its name.
         character: parameter group of the character.
         style: parameter group of the style.
         variant: name of the variant.
@@ -53,7 +86,10 @@ def train_adapter(
         seed: of the whole run.
 
     Returns:
-        The adapter, and its loss curve.
+        For each concept its adapter and its loss curve.
+
+    Raises:
+        TrainingError: one came to nothing; what the others have learned is kept for the next run.
     """
     groups = dict(zip(CONCEPTS, (character, style), strict=True))
     recipes = {
@@ -64,28 +100,35 @@ def train_adapter(
     }
     from blockwise_lora.diffusion.base import load_from_parameters
     from blockwise_lora.diffusion.checkpoints import user_cache
+    from blockwise_lora.diffusion.jobs import Job
     from blockwise_lora.diffusion.trained import TrainedAdapter
-    from blockwise_lora.diffusion.trainer import train
+    from blockwise_lora.diffusion.trainer import all_trained, train_many
 
     base = load_from_parameters(base_model, device)
     check_masks(base.blocks, recipes)
-    recipe = recipes[name]
-    _describe(base, name, recipe)
-    trained = train(
-        base,
-        images,
-        recipe.spec,
-        recipe.config,
-        name=name,
-        checkpoint_dir=user_cache() / "checkpoints",
-        cache_dir=user_cache(),
-        watching=watching(recipe, images, evaluation, device),
-        keep_states=True,  # until AdapterDataset has written the adapter
+    for name in sets:
+        _describe(base, name, recipes[name])
+    jobs = [
+        Job(name, images, recipes[name].spec, recipes[name].config) for name, images in sets.items()
+    ]
+    trained = all_trained(
+        train_many(
+            base,
+            jobs,
+            checkpoint_dir=user_cache() / "checkpoints",
+            cache_dir=user_cache(),
+            watching=watching(recipes, sets, evaluation, device),
+            keep_states=True,  # until AdapterDataset has written the adapters
+        )
     )
-    meaning = {"concept": name, "variant": variant, "trigger": recipe.concept.trigger}
-    meaning["class_word"] = recipe.concept.class_word
-    curve = loss_curve(trained.losses, {look.step: look.values for look in trained.looks})
-    return TrainedAdapter(base, trained, recipe.config, meaning), curve
+    outcomes = {}
+    for name, outcome in zip(sets, trained, strict=True):
+        words = recipes[name].concept
+        meaning = {"concept": name, "variant": variant, "trigger": words.trigger}
+        meaning["class_word"] = words.class_word
+        curve = loss_curve(outcome.losses, {look.step: look.values for look in outcome.looks})
+        outcomes[name] = TrainedAdapter(base, outcome, recipes[name].config, meaning), curve
+    return outcomes
 
 
 def loss_curve(

@@ -16,13 +16,16 @@ if TYPE_CHECKING:
 
 
 def watching(
-    recipe: Recipe, images: ImageSet, evaluation: Mapping[str, Any], device: str
+    recipes: Mapping[str, Recipe],
+    sets: Mapping[str, ImageSet],
+    evaluation: Mapping[str, Any],
+    device: str,
 ) -> Watching:
     """Looks are judged by the evaluation's judges, and recorded at once; so is a resumed run.
 
     Args:
-        recipe: of the adapter.
-        images: what it learns from, which its samples are compared with.
+        recipes: of the adapters, by name.
+        sets: what each learns from, which its samples are compared with.
         evaluation: parameter group that names the judges.
         device: where they judge.
     """
@@ -32,8 +35,11 @@ def watching(
         live().look(name, look.step, look.values, look.pictures)
 
     judge, sha256 = None, ""
-    if recipe.config.validation.judge:
-        judge, sha256 = _judge(images, evaluation, device)
+    judged = {
+        name: images for name, images in sets.items() if recipes[name].config.validation.judge
+    }
+    if judged:
+        judge, sha256 = _judge(judged, evaluation, device)
     return Watching(
         judge=judge,
         judge_sha256=sha256,
@@ -43,7 +49,9 @@ def watching(
     )
 
 
-def _judge(images: ImageSet, evaluation: Mapping[str, Any], device: str) -> tuple[Judge, str]:
+def _judge(
+    sets: Mapping[str, ImageSet], evaluation: Mapping[str, Any], device: str
+) -> tuple[Judge, str]:
     """DreamBooth's protocol: DINO's likeness to the pictures, CLIP's fit to the prompts.
 
     Returns:
@@ -53,10 +61,15 @@ def _judge(images: ImageSet, evaluation: Mapping[str, Any], device: str) -> tupl
     from blockwise_lora.pipelines.evaluation.config import EvaluationConfig
 
     panel = Panel.load(EvaluationConfig.of(evaluation).judge_config(), device)
-    references = panel.dino.images([picture.open() for picture in images])
+    references = {
+        name: panel.dino.images([picture.open() for picture in images])
+        for name, images in sets.items()
+    }
 
-    def judge(pictures: Sequence[Image.Image], prompts: Sequence[str]) -> dict[str, float]:
-        likeness = panel.dino.images(list(pictures)) @ references.T
+    def judge(
+        name: str, pictures: Sequence[Image.Image], prompts: Sequence[str]
+    ) -> dict[str, float]:
+        likeness = panel.dino.images(list(pictures)) @ references[name].T
         shown, said = panel.clip.images(list(pictures)), panel.clip.texts(list(prompts))
         return {
             "likeness": float(likeness.mean()),
