@@ -150,15 +150,16 @@ class Checks:
         return f"relative difference of losses over 6 steps: {worst:.0e}", worst < 1e-3
 
     def captured_steps_give_the_same_bits(self) -> tuple[str, bool]:
-        """`efficiency.cuda_graphs`: one adapter, four masks, accumulation, checkpointing."""
+        """`efficiency.cuda_graphs`: masks, accumulation, checkpointing, and the other methods."""
         masks = [AdapterSpec(mask, "locon", 8) for mask in ("all", "in", "out1-out3", "mid")]
         found = {
             "one": self._captured([AdapterSpec(method="locon", rank=8)]),
             "four masks": self._captured(masks),
             "two turns a step": self._captured(masks[:2], accumulation=2),
             "checkpointing": self._captured(masks[:1], gradient_checkpointing=True),
-            "dora": self._captured([AdapterSpec(method="dora", rank=8)]),
         }
+        for method in ("dora", "loha", "lokr", "full"):
+            found[method] = self._captured([AdapterSpec(method=method, rank=8)])
         words = [
             f"{name} {'equal' if same else f'{gap:.0e}'}" for name, (same, gap) in found.items()
         ]
