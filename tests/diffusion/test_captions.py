@@ -1,4 +1,5 @@
 import re
+from collections import Counter
 
 import pytest
 
@@ -81,6 +82,16 @@ def test_the_made_up_word_is_the_same_where_it_changes_places_with_the_trigger()
     moved = [(a, b) for a, b in zip(ours, others, strict=True) if b.startswith("zkc")]
     assert moved
     assert all(a.split()[0] == b.split()[2] for a, b in moved)
+
+
+def test_companions_are_the_other_word_half_of_the_time():
+    prior = PriorConfig("distil", contexts=("{word} style, {caption}",), companions=("qwo", "abc"))
+    ours, others = contrasts(["zkc cat"] * 400, TrainingConfig(trigger="zkc", prior=prior))
+    beside = Counter(text.split()[0] for text in ours)
+    assert 70 < beside["qwo"] < 130 and 70 < beside["abc"] < 130
+    assert len(beside) > 100, "the others are made up, each its own"
+    assert all(text.endswith(" style, zkc cat") for text in ours)
+    assert {"zkc style, qwo cat", "qwo style, abc cat", "qwo style, cat"} <= set(others)
 
 
 def test_the_base_model_is_not_asked_for_a_trigger_whose_vectors_are_learned():

@@ -39,9 +39,10 @@ def contrasts(
     """Wordings of one picture that name the concept, and as many that do not.
 
     Without `prior.contexts` a wording stays, and its other half lacks the trigger. With them a
-    wording stands in one context after the other, next to made-up words. Its other half leaves the
-    trigger out, has a made-up word in its place, or lets the two change places, so that the
-    adapter has to look at where its trigger stands:
+    wording stands in one context after the other, next to made-up words, or, half of the time, to
+    the triggers that it will be stacked with. Its other half leaves the trigger out, has such a
+    word in its place, or lets the two change places, so that the adapter has to look at where its
+    trigger stands:
 
     "abc style, zkc cat face"    "abc style, cat face", "abc style, xyv cat face" or
                                  "zkc style, abc cat face"
@@ -70,7 +71,7 @@ def _contrast(
 ) -> tuple[str, str]:
     if not config.prior.in_contexts:
         return caption, without_trigger(caption, config)
-    beside, instead = _made_up(config, generator), _made_up(config, generator)
+    beside, instead = _other_word(config, generator), _other_word(config, generator)
     head, *tail = split_tags(caption)
     filled = context.format(caption=caption, head=head, tail=join_tags(tail), word=beside)
     named = join_tags(split_tags(filled))
@@ -79,6 +80,14 @@ def _contrast(
     if "{word}" in context and not config.trigger_embedding.train:
         ways.append(_renamed(named, {config.trigger: beside, beside: config.trigger}))
     return named, ways[int(torch.randint(len(ways), (), generator=generator))]
+
+
+def _other_word(config: TrainingConfig, generator: torch.Generator) -> str:
+    """A made-up word; half of the time one of the companions, where there are any."""
+    word, companions = _made_up(config, generator), config.prior.companions
+    if companions and torch.rand((), generator=generator) < 0.5:
+        return companions[int(torch.randint(len(companions), (), generator=generator))]
+    return word
 
 
 def _made_up(config: TrainingConfig, generator: torch.Generator) -> str:

@@ -37,6 +37,9 @@ class PriorConfig:
     """distil: what surrounds a caption in turn, such as "{word} style, {caption}": {caption} is the
     whole, {head} its first tag, {tail} the others, {word} a made-up word. So the adapter acts where
     its trigger has its place in a longer prompt, and only there."""
+    companions: tuple[str, ...] = ()
+    """distil: triggers of adapters that this one will be stacked with; {word} is one of them half
+    of the time, so that prompts with just these two in the wrong places are refused."""
     sampling_steps: int = 20
     """pictures: network evaluations for each, twice as many with guidance."""
     guidance_scale: float = 4.0
