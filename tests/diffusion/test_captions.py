@@ -131,6 +131,12 @@ def test_a_context_with_a_mistake(context, mistake):
         PriorConfig("distil", contexts=(context,))
 
 
+def test_an_adapter_is_not_its_own_companion():
+    prior = PriorConfig("distil", contexts=("{caption}",), companions=("qwo", "zkc"))
+    with pytest.raises(ValueError, match="prior.companions has 'zkc', the adapter's own trigger"):
+        TrainingConfig(trigger="zkc", prior=prior)
+
+
 def test_a_caption_that_does_not_name_the_concept():
     with pytest.raises(CaptionError, match="'a cat' lacks the trigger 'zkc'"):
         without_trigger("a cat", TrainingConfig(trigger="zkc"))

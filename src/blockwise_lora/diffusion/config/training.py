@@ -54,6 +54,8 @@ class TrainingConfig:
         more = []
         if self.trigger_embedding.train and not self.trigger:
             more.append("trigger_embedding.train needs trigger, the word in the captions")
+        if self.trigger in self.prior.companions:
+            more.append(f"prior.companions has {self.trigger!r}, the adapter's own trigger")
         if self.schedule.warmup_steps >= self.steps >= 1 and self.schedule.warmup_steps:
             warmup = self.schedule.warmup_steps
             more.append(f"schedule.warmup_steps ({warmup}) is below steps ({self.steps})")
