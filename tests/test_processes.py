@@ -14,7 +14,7 @@ assert "torch._inductor.compile_fx" not in sys.modules
 weights = torch.nn.Parameter(torch.ones(8, 8))
 make_optimizer([Group((weights,))], OptimizerConfig("adamw8bit"))
 assert sys.modules["bitsandbytes"] is not None
-assert gc.get_threshold()[0] == 10_000
+assert gc.get_threshold()[0] == 100_000
 """
 
 

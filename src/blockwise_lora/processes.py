@@ -4,7 +4,7 @@ import atexit
 import gc
 import sys
 
-_NEW_OBJECTS = 10_000
+_NEW_OBJECTS = 100_000
 """Between two looks for garbage; a training step adds none."""
 
 
@@ -16,8 +16,8 @@ def lean() -> None:
     same (diffusion/optimizers.py).
 
     Python looks for cycles that could be freed whenever 700 objects have been added, and imports
-    add hundreds of thousands that all stay: 7% of a short run. At its end it looks through all of
-    them once more, which takes two seconds of ten; the system frees them in no time.
+    add hundreds of thousands that all stay: a tenth of a short run. At its end it looks through all
+    of them once more, which takes two seconds of ten; the system frees them in no time.
     """
     sys.modules.setdefault("bitsandbytes", None)
     gc.set_threshold(_NEW_OBJECTS, *gc.get_threshold()[1:])
