@@ -278,7 +278,29 @@ def summary(judged: dict[str, Judged]) -> dict:
         for a, b in (("blockwise", "lora"), ("blockwise", "locon"), ("locon", "lora"))
         for score in SCORES
     }
-    return {"table": table, "gap_closed": shares, "differences": differences}
+    return {
+        "table": table,
+        "gap_closed": shares,
+        "by_pair": by_pair(judged),
+        "differences": differences,
+    }
+
+
+def by_pair(judged: dict[str, Judged]) -> dict[str, dict[str, float]]:
+    """What the means over pairs hide: for every family, shares of a gap and combined scores."""
+    table: dict[str, dict[str, float]] = {}
+    for family, j in judged.items():
+        one = {family: j}
+        cells = table[family] = {}
+        for v in CONTROLLED:
+            cells[f"identity closed, {v}: character only"] = closed(
+                one, Row(v, "character"), "identity"
+            ).mean
+            cells[f"style closed, {v}: style only"] = closed(one, Row(v, "style"), "style").mean
+        for v in (*CONTROLLED, *(f"{v}, permuted" for v in CONTROLLED), "permuted, off"):
+            combined = j.scores(Row(v, "both"), "combined").values
+            cells[f"combined score, both: {v}"] = float(np.nanmean(combined))
+    return table
 
 
 def vars_of(i: Interval) -> dict[str, float]:
@@ -302,6 +324,11 @@ def markdown(result: dict) -> str:
     ]
     for name, i in result["gap_closed"].items():
         lines.append(f"| {name} | {i['mean']:.2f} | {i['low']:.2f} to {i['high']:.2f} |")
+    lines += ["", "## Pair by pair", "", "| | " + " | ".join(result["by_pair"]) + " |"]
+    lines.append("|---" * (len(result["by_pair"]) + 1) + "|")
+    for name in next(iter(result["by_pair"].values())):
+        cells = [f"{pair[name]:.2f}" for pair in result["by_pair"].values()]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines += ["", "## Scores", "", "| | " + " | ".join(SCORES) + " |"]
     lines.append("|---" * (len(SCORES) + 1) + "|")
     for name, scores in result["table"].items():

@@ -77,11 +77,14 @@ def masked(text, words):
     return re.sub(r"\w+", lambda word: word[0] if word[0] in words else "W", text)
 
 
-def test_the_made_up_word_is_the_same_where_it_changes_places_with_the_trigger():
-    ours, others = contrasted("zkc cat", "zkc", "{word} style, {caption}")
+def test_half_of_the_time_trigger_and_the_word_beside_it_change_places():
+    prior = PriorConfig("distil", contexts=("{word} style, {caption}",))
+    ours, others = contrasts(["zkc cat"] * 400, TrainingConfig(trigger="zkc", prior=prior))
     moved = [(a, b) for a, b in zip(ours, others, strict=True) if b.startswith("zkc")]
-    assert moved
+    assert 160 < len(moved) < 240, "4 standard deviations"
     assert all(a.split()[0] == b.split()[2] for a, b in moved)
+    left_out = sum(len(b.split()) == 3 for b in others)
+    assert 65 < left_out < 135, "a quarter; in the last one another word stands for the trigger"
 
 
 def test_companions_are_the_other_word_half_of_the_time():

@@ -40,14 +40,14 @@ def contrasts(
 
     Without `prior.contexts` a wording stays, and its other half lacks the trigger. With them a
     wording stands in one context after the other, next to made-up words, or, half of the time, to
-    the triggers that it will be stacked with. Its other half leaves the trigger out, has such a
-    word in its place, or lets the two change places, so that the adapter has to look at where its
-    trigger stands:
+    the triggers that it will be stacked with. Its other half lets the two change places half of the
+    time, and else leaves the trigger out or has such a word in its place, so that the adapter has
+    to look at where its trigger stands:
 
-    "abc style, zkc cat face"    "abc style, cat face", "abc style, xyv cat face" or
-                                 "zkc style, abc cat face"
+    "abc style, zkc cat face"    "zkc style, abc cat face", "abc style, cat face" or
+                                 "abc style, xyv cat face"
 
-    The last one only where the trigger's own vectors are not learned.
+    The first one only where the trigger's own vectors are not learned.
 
     Args:
         captions: wordings of one picture's caption, see `wordings`.
@@ -75,19 +75,25 @@ def _contrast(
     head, *tail = split_tags(caption)
     filled = context.format(caption=caption, head=head, tail=join_tags(tail), word=beside)
     named = join_tags(split_tags(filled))
-    ways = [without_trigger(named, config), _renamed(named, {config.trigger: instead})]
     # Of a trigger whose vectors are learned the base model has no answer that could be kept.
-    if "{word}" in context and not config.trigger_embedding.train:
-        ways.append(_renamed(named, {config.trigger: beside, beside: config.trigger}))
-    return named, ways[int(torch.randint(len(ways), (), generator=generator))]
+    movable = "{word}" in context and not config.trigger_embedding.train
+    if movable and _half_the_time(generator):
+        return named, _renamed(named, {config.trigger: beside, beside: config.trigger})
+    if _half_the_time(generator):
+        return named, _renamed(named, {config.trigger: instead})
+    return named, without_trigger(named, config)
 
 
 def _other_word(config: TrainingConfig, generator: torch.Generator) -> str:
     """A made-up word; half of the time one of the companions, where there are any."""
     word, companions = _made_up(config, generator), config.prior.companions
-    if companions and torch.rand((), generator=generator) < 0.5:
+    if companions and _half_the_time(generator):
         return companions[int(torch.randint(len(companions), (), generator=generator))]
     return word
+
+
+def _half_the_time(generator: torch.Generator) -> bool:
+    return bool(torch.rand((), generator=generator) < 0.5)
 
 
 def _made_up(config: TrainingConfig, generator: torch.Generator) -> str:

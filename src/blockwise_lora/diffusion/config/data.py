@@ -25,7 +25,8 @@ class CaptionConfig:
     tag_dropout: float = 0.0
     """Share of the other tags that is left out."""
     wordings: int = 8
-    """Wordings of a caption that are drawn, where tags are shuffled or left out."""
+    """Wordings of a caption that are drawn, where tags are shuffled or left out, or where it stands
+    in `prior.contexts`. Each takes 0.1 MB on the card with SD 1.5 in bf16, 0.3 MB with SDXL."""
 
     def __post_init__(self) -> None:
         check(self, at_least={"keep": 0, "wordings": 1}, share=("dropout", "tag_dropout"))
