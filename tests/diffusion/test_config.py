@@ -12,7 +12,7 @@ def test_all_mistakes_are_told_at_once():
         "captions": {"dropout": 1.0},
         "loss": {"min_snr_gamma": 0.0},
         "noise": {"lowest": 0.5, "highest": 0.5},
-        "prior": {"weight": -1.0},
+        "prior": {"weight": -1.0, "min_snr_gamma": 0.0},
     }
     with pytest.raises(ParameterError) as caught:
         typed(TrainingConfig, mistakes, "training")
@@ -20,6 +20,7 @@ def test_all_mistakes_are_told_at_once():
         assert f"training.{group}" in str(caught.value)
     for group in ("captions: dropout", "loss: min_snr_gamma", "noise: lowest", "prior: weight"):
         assert f"training.{group}" in str(caught.value)
+    assert "training.prior: min_snr_gamma" in str(caught.value)
     with pytest.raises(ParameterError, match=r"(?s)steps is.*learning_rate is"):
         typed(TrainingConfig, {"steps": 0, "learning_rate": -1.0}, "training")
 

@@ -13,6 +13,7 @@ from blockwise_lora.diffusion.batches import Batch, predict
 from blockwise_lora.diffusion.caches import CachedSet, ResolutionError
 from blockwise_lora.diffusion.captions import CaptionError
 from blockwise_lora.diffusion.config import (
+    LossConfig,
     PriorConfig,
     ScheduleConfig,
     TrainingConfig,
@@ -128,6 +129,28 @@ def test_a_batch_to_be_distilled(base, images):
     assert torch.equal(filled.wanted[:2], batch.wanted[:2])
     without = base.encode_prompts([f"square, {i}" for i in range(5)]).tokens
     assert any(torch.allclose(batch.text.tokens[2], word, atol=1e-5) for word in without)
+
+
+def test_a_prior_may_weigh_its_noise_levels_by_itself(base, images):
+    """Its own gamma for its rows, the loss's for the others: here min(gamma, snr) / snr by hand."""
+    config = with_prior(dataclasses.replace(DISTIL, weight=2.0, share=1.0, min_snr_gamma=0.5))
+    config = dataclasses.replace(config, loss=LossConfig(min_snr_gamma=2.0))
+    cached = CachedSet.of(base, images, config)
+    least = []
+    for turn in range(8):
+        batch = Batch.of(base, cached, config, turn)
+        a_t = base.scheduler.alphas_cumprod[batch.timesteps]
+        snr = (a_t / (1 - a_t)).tolist()
+        by_hand = [min(2.0, r) / r / 2 for r in snr[:2]] + [min(0.5, r) / r for r in snr[2:]]
+        assert batch.weight.tolist() == pytest.approx(by_hand)
+        least.append(min(by_hand[2:]))
+    assert min(least) < 0.5, "some step has so little noise that the cap shows"
+    without = with_prior(dataclasses.replace(DISTIL, weight=2.0, share=1.0))
+    without = dataclasses.replace(without, loss=LossConfig(min_snr_gamma=2.0))
+    same = dataclasses.replace(without, prior=dataclasses.replace(without.prior, min_snr_gamma=2.0))
+    assert torch.equal(
+        Batch.of(base, cached, without, 3).weight, Batch.of(base, cached, same, 3).weight
+    )
 
 
 def test_a_prior_may_begin_later(base, images):

@@ -66,7 +66,8 @@ class Batch:
         size = "x".join(map(str, shelf.shape[1:])) if len(counts) > 1 else ""
         part = partial(_part, base, cached, config)
         levels = len(base.scheduler.alphas_cumprod)
-        parts = [part(shelf, draw(config, place, shelf.order, shelf.shape, levels, purpose=size))]
+        draws = draw(config, place, shelf.order, shelf.shape, levels, purpose=size)
+        parts = [part(shelf, draws, config.loss.min_snr_gamma)]
         done = turn // config.accumulation / config.steps
         if extra := config.prior.rows(config.batch_size, done):
             source = cached.prior or shelf
@@ -75,7 +76,8 @@ class Batch:
                 config, place, source.order, source.shape, levels, purpose=purpose, size=extra
             )
             wording = None if cached.prior else shelf.untriggered
-            parts.append(part(source, draws, wording, config.prior.weight))
+            gamma = config.prior.min_snr_gamma or config.loss.min_snr_gamma
+            parts.append(part(source, draws, gamma, wording, config.prior.weight))
         batch = _joined(parts)
         taught = extra if config.prior.kind == "distil" else 0
         return replace(batch, taught=taught)
@@ -128,6 +130,7 @@ def _part(
     config: TrainingConfig,
     shelf: Shelf,
     draws: Draw,
+    gamma: float | None,
     wording: Tensor | None = None,
     weight: float = 1.0,
 ) -> Batch:
@@ -139,6 +142,7 @@ def _part(
         config: objective.
         shelf: where the pictures are.
         draws: which ones, and how they are noised.
+        gamma: cap on the weight of nearly noiseless steps; None: all levels alike.
         wording: other captions than the shelf's own.
         weight: of all of these pictures together.
     """
@@ -149,7 +153,7 @@ def _part(
     entry = choose(shelf.entry, draws.rows, draws.view)
     latents = shelf.mean[entry] + shelf.std[entry] * draws.latent_noise
     words = choose(shelf.wording if wording is None else wording, draws.rows, draws.wording)
-    gamma, n = config.loss.min_snr_gamma, len(entry)
+    n = len(entry)
     weights = torch.full((n,), weight / n, device=base.device)
     return Batch(
         noisy=add_noise(latents, draws.noise, a_t).to(base.dtype),

@@ -41,6 +41,17 @@ def test_variants_that_exist_are_compared_in_the_order_wanted():
     assert warnings == ("own is missing: it was not made yet (kedro run --params variant=own).",)
 
 
+def test_the_runs_own_variant_is_shown_where_none_of_the_others_exists():
+    """As in a fresh clone: `kedro run --params variant=own`."""
+    found = {"own": lambda: "pictures"}
+    there, (warning,) = find_variants(["lora"], found, made="own")
+    assert there == {"own": "pictures"} and warning.startswith("lora is missing")
+    found["lora"] = lambda: "others"
+    assert find_variants(["lora"], found, made="own") == ({"lora": "others"}, ())
+    with pytest.raises(EvidenceError, match="no pictures of lora"):
+        find_variants(["lora"], {}, made="own")
+
+
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [

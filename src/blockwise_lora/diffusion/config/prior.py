@@ -25,6 +25,9 @@ class PriorConfig:
     and the answer shall be that of the base model. It costs a pass of the base in each step."""
     weight: float = 1.0
     """Weight of this loss beside that of the concept."""
+    min_snr_gamma: float | None = None
+    """As in `training.loss`, for this loss; null: that one's. A small one, together with a larger
+    `weight`, moves the weight to the noisy steps, where a picture's composition is decided."""
     pictures: int = 32
     """pictures: how many the base model paints; DreamBooth has 200 and more for thousands of
     steps."""
@@ -52,7 +55,7 @@ class PriorConfig:
         check(
             self,
             at_least={"pictures": 1, "sampling_steps": 1, "guidance_scale": 1},
-            positive=("weight", "share"),
+            positive=("weight", "min_snr_gamma", "share"),
             more=more,
         )
 

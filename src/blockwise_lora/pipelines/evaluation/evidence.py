@@ -74,7 +74,10 @@ class Evidence:
 
 
 def find_variants(
-    wanted: Sequence[str], found: Mapping[str, Callable[[], SampleSet]], environment: str = ""
+    wanted: Sequence[str],
+    found: Mapping[str, Callable[[], SampleSet]],
+    environment: str = "",
+    made: str | None = None,
 ) -> tuple[dict[str, SampleSet], tuple[str, ...]]:
     """Load the pictures of the variants to compare, those that exist.
 
@@ -82,6 +85,7 @@ def find_variants(
         wanted: names of variants.
         found: name to what loads its pictures.
         environment: of Kedro, as messages are to name it; empty for the default.
+        made: the run's own variant, which is shown by itself where none of the others exists.
 
     Returns:
         Sample sets by variant in the order wanted, and a warning for each one that is missing.
@@ -91,13 +95,16 @@ def find_variants(
     """
     from blockwise_lora.judges.samples import ANCHORS
 
-    if taken := [name for name in wanted if name in ANCHORS]:
+    names = list(dict.fromkeys(wanted))
+    if made in found and not any(name in found for name in names):
+        names.append(made)
+    if taken := [name for name in names if name in ANCHORS]:
         raise EvidenceError(
             f"compare: {taken[0]!r} is the name of one of the table's own rows; call the variant "
             "something else in parameters_variants.yml"
         )
-    there = {name: found[name]() for name in dict.fromkeys(wanted) if name in found}
-    missing = [name for name in dict.fromkeys(wanted) if name not in found]
+    there = {name: found[name]() for name in names if name in found}
+    missing = [name for name in names if name not in found]
     if not there:
         raise EvidenceError(
             f"no pictures of {', '.join(missing) or 'any variant'} to compare: "

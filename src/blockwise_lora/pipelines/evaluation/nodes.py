@@ -57,6 +57,7 @@ def gather_evidence(
     prompts: Sequence[Mapping[str, Any]],
     truth: str | None,
     compare: Sequence[str],
+    variant: str,
     evaluation: Mapping[str, Any],
 ) -> Evidence:
     """Bring together what is judged and what it is judged by."""
@@ -68,7 +69,9 @@ def gather_evidence(
     prompted = parse_prompts(prompts)
     templates = [prompt.text for prompt in prompted]
     environment = EvaluationConfig.of(evaluation).environment
-    variants, missing = find_variants(compare, all_samples, environment)
+    variants, missing = find_variants(compare, all_samples, environment, variant)
+    if variant in all_samples and variant not in variants:
+        logger.warning("%s is not shown: add it to `compare` in parameters_variants.yml.", variant)
     adapters = load_adapters(all_adapters, tuple(variants))
     for name, made in {"base": base_samples, **variants}.items():
         check_prompts(made, templates, **concepts, variant=name, environment=environment)

@@ -26,7 +26,7 @@ def _base():
 
 
 def _evidence():
-    shared = ("character", "style", "prompts", "truth", "compare", "evaluation")
+    shared = ("character", "style", "prompts", "truth", "compare", "variant", "evaluation")
     inputs = {name: f"params:{name}" for name in shared}
     data = ("base_samples", "all_samples", "all_adapters")
     data += ("character_references", "style_references")
