@@ -56,6 +56,7 @@ STYLE = "openmoji"
 VARIANTS = ("lora", "locon", "blockwise", "keyed")
 CONTROLLED = ("lora", "keyed")
 """Variants whose adapters, and whose trigger words, are exchanged as well."""
+CONDITIONS = ["character", "style", "both"]
 REAL = {"identity": REAL_CHARACTER, "style": REAL_STYLE}
 
 
@@ -199,15 +200,14 @@ def judge_pair(shop: Workshop, panel: Panel, pair: Pair) -> tuple[Judged, dict[s
             "character": shop.adapter("character", variant, faces),
             "style": shop.adapter("style", variant, drawn),
         }
-        conditions = ["character", "style", "both"]
-        samples += as_samples(shop.sample(pair, adapters, conditions, variant))
+        samples += as_samples(shop.sample(pair, adapters, CONDITIONS, variant))
         if variant in CONTROLLED:
             swapped = {"character": adapters["style"], "style": adapters["character"]}
             exchanged = shop.sample(pair, swapped, ["character", "style"], f"{variant}, swapped")
             words = permuted(pair)
             samples += as_samples(exchanged)
-            samples += as_samples(shop.sample(words, adapters, ["both"], f"{variant}, permuted"))
-    samples += as_samples(shop.sample(permuted(pair), adapters, ["both"], "permuted, off", 0.0))
+            samples += as_samples(shop.sample(words, adapters, CONDITIONS, f"{variant}, permuted"))
+    samples += as_samples(shop.sample(permuted(pair), adapters, CONDITIONS, "permuted, off", 0.0))
     references = References(tuple(p.open() for p in faces), tuple(p.open() for p in drawn))
     judged = evaluate(panel, samples, pair.questions, references).judged
     return judged, {score: list(gap(judged, score)) for score in REAL}
@@ -263,8 +263,11 @@ def summary(judged: dict[str, Judged]) -> dict:
             f"style, {v}: style only": Row(v, "style"),
             f"style, {v}: the character's adapter instead": Row(f"{v}, swapped", "style"),
         }
-    exchanged = [f"{v}, permuted" for v in CONTROLLED]
-    for variant in (*VARIANTS, *exchanged, "permuted, off"):
+    exchanged = [*(f"{v}, permuted" for v in CONTROLLED), "permuted, off"]
+    for variant in exchanged:
+        gaps[f"identity, {variant}: character only"] = Row(variant, "character")
+        gaps[f"style, {variant}: style only"] = Row(variant, "style")
+    for variant in (*VARIANTS, *exchanged):
         for score in ("identity", "style"):
             gaps[f"{score}, both: {variant}"] = Row(variant, "both")
     shares = {k: vars_of(closed(judged, row, k.split(",")[0])) for k, row in gaps.items()}
