@@ -128,6 +128,7 @@ def _parameters(raw: Path, judges: dict[str, Path], base: Path) -> dict[str, Any
         "truth": str(raw / "truth"),
         "prompts": PROMPTS,
         "compare": ["lora", "locon", "own"],
+        "variant": "lora",
         "variants": {"lora": {"character": whole, "style": whole}},
         "combination": {"pictures_per_prompt": len(SEEDS), "sampling": {"steps": 1}},
         "evaluation": evaluation,

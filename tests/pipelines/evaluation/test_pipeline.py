@@ -44,6 +44,21 @@ def test_two_variants_end_in_scores_table_grid_and_report(project):
     ]
 
 
+def test_the_runs_own_variant_is_shown_or_named(project, caplog):
+    """By itself where nothing that is compared was made; else one is told how to see it."""
+    project.catalog["params:variant"] = "own"
+    project.catalog["params:compare"] = ["locon"]
+    SequentialRunner().run(create_pipeline(), project.catalog)
+    scores = project.data / "08_reporting" / "evaluation.json"
+    assert set(json.loads(scores.read_text())["variants"]) == {"own"}
+    assert "own is not shown" not in caplog.text
+
+    project.catalog["params:compare"] = ["lora"]
+    SequentialRunner().run(create_pipeline(), project.catalog)
+    assert set(json.loads(scores.read_text())["variants"]) == {"lora"}
+    assert "own is not shown: add it to `compare`" in caplog.text
+
+
 def test_an_adapter_that_was_trained_anew_needs_new_pictures(project):
     folder = project.data / "07_model_output" / "lora"
     origin = {"adapters": {"style": "0" * 64}, "combination": {}}
