@@ -56,6 +56,8 @@ STYLE = "openmoji"
 VARIANTS = ("lora", "locon", "blockwise", "keyed")
 CONTROLLED = ("lora", "keyed")
 """Variants whose adapters, and whose trigger words, are exchanged as well."""
+EXCHANGED = (*(f"{v}, permuted" for v in CONTROLLED), "permuted, off")
+"""Rows whose prompts have the two trigger words exchanged; the last one without adapters."""
 CONDITIONS = ["character", "style", "both"]
 REAL = {"identity": REAL_CHARACTER, "style": REAL_STYLE}
 
@@ -263,11 +265,10 @@ def summary(judged: dict[str, Judged]) -> dict:
             f"style, {v}: style only": Row(v, "style"),
             f"style, {v}: the character's adapter instead": Row(f"{v}, swapped", "style"),
         }
-    exchanged = [*(f"{v}, permuted" for v in CONTROLLED), "permuted, off"]
-    for variant in exchanged:
+    for variant in EXCHANGED:
         gaps[f"identity, {variant}: character only"] = Row(variant, "character")
         gaps[f"style, {variant}: style only"] = Row(variant, "style")
-    for variant in (*VARIANTS, *exchanged):
+    for variant in (*VARIANTS, *EXCHANGED):
         for score in ("identity", "style"):
             gaps[f"{score}, both: {variant}"] = Row(variant, "both")
     shares = {k: vars_of(closed(judged, row, k.split(",")[0])) for k, row in gaps.items()}
@@ -300,7 +301,7 @@ def by_pair(judged: dict[str, Judged]) -> dict[str, dict[str, float]]:
                 one, Row(v, "character"), "identity"
             ).mean
             cells[f"style closed, {v}: style only"] = closed(one, Row(v, "style"), "style").mean
-        for v in (*CONTROLLED, *(f"{v}, permuted" for v in CONTROLLED), "permuted, off"):
+        for v in (*CONTROLLED, *EXCHANGED):
             combined = j.scores(Row(v, "both"), "combined").values
             cells[f"combined score, both: {v}"] = float(np.nanmean(combined))
     return table
